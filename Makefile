@@ -1,0 +1,61 @@
+# Everything runs inside .venv, which `make setup` builds from git, make and Python >= 3.11. Nothing needs to be activated.
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3
+
+OUTER_PATH := $(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+unexport PYTHONPATH PYTHONHOME
+
+# The stamp holds the place that .venv was built for. A .venv that was moved or lost its Python is built anew.
+ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(shell rm -f $(STAMP))
+endif
+
+.PHONY: help setup repro sweep test lab export clean-notebooks lock
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F'\t' '{ printf "make %-16s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## build .venv from requirements.lock (re-runs only when the lock or the metadata change)
+
+repro: $(STAMP) ## run the whole pipeline, as far as anything changed, and print the verdict on every claim
+	@$(BIN)/dvc repro
+	@$(BIN)/animrepro claims
+
+sweep: $(STAMP) ## run the ablations too (nbs/ablations)
+	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
+
+test: $(STAMP) ## run every notebook and all checks
+	@$(BIN)/pytest --durations=5
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter-lab --notebook-dir=nbs
+
+export: $(STAMP) ## write animrepro/ from the notebooks
+	@$(BIN)/nbdev_export
+
+clean-notebooks: $(STAMP) ## strip execution traces from the notebooks, and all outputs from the ablations
+	@find nbs/ablations -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/jupyter-nbconvert --clear-output --inplace --log-level=WARN {} +
+	@$(BIN)/nbdev_clean
+
+lock: $(STAMP) ## resolve requirements.in into requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate requirements.in -o requirements.lock
+
+# The stamp goes first and comes back last: after an interrupted set-up there is none, and the next call starts afresh.
+# Downloads are in the cache of uv by then, so that costs little.
+$(STAMP): requirements.lock settings.ini setup.py pyproject.toml
+	@test -e $@ || { export PATH="$(OUTER_PATH)"; \
+	  for python in $(PYTHONS); do \
+	    "$$python" -c 'import os, sys, venv, ensurepip; assert sys.version_info >= (3, 11) and sys.prefix != os.path.realpath(".venv")' 2>/dev/null && break; python=; \
+	  done; \
+	  test -n "$$python" || { echo "no Python >= 3.11 with venv and ensurepip found; install one (on Debian also python3-venv) or name it: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	  echo "building .venv with $$("$$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
+	  "$$python" -m venv --clear .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"; }
+	@rm -f $@
+	@$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@git config --local --get-all include.path 2>/dev/null | grep -qxF ../.gitconfig || git config --local --add include.path ../.gitconfig 2>/dev/null || true
+	@echo "$(CURDIR)" > $@

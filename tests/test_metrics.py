@@ -1,0 +1,296 @@
+"""Properties of the metrics that a reader of the notebooks need not see: scale, masks, determinism, errors."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from animrepro.core import UserError, to_float, torch_generator
+from animrepro.metrics.correspondence import end_point_error, reduce_flow
+from animrepro.data.puppets import correspondence, render, sample_identity, sample_motion
+from animrepro.metrics.landmarks import (
+    Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks, landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
+from animrepro.metrics.perceptual import ALEXNET_FEATURES, ALEXNET_OFFICIAL, Lpips, find_weights, load_lpips, lpips_weights
+from animrepro.metrics.pixel import PSNR_CAP, blurred, l1, noised, psnr, shifted
+from animrepro.stats import bootstrap_mean, paired_difference
+from animrepro.warp import make_grid
+
+torch.set_num_threads(1)
+
+
+def picture(n=2, size=64, seed=0):
+    return blurred(torch.rand(n, 3, size, size, generator=torch_generator(seed, "picture")), 1.5)
+
+
+# pixel
+
+def test_one_value_per_frame_and_no_leak_between_frames():
+    target = picture(3)
+    pred = target.clone()
+    pred[1] = noised(pred[1:2], 0.1)[0]
+    for metric in (l1, psnr):
+        values = metric(pred, target)
+        assert values.shape == (3,) and values[0] == values[2] != values[1]
+        assert torch.allclose(values[1:2], metric(pred[1:2], target[1:2]))
+
+
+def test_psnr_is_the_textbook_value_and_capped():
+    a, b = picture(), picture(seed=1)
+    assert torch.allclose(psnr(a, b), -10 * (a - b).double().square().mean((1, 2, 3)).log10().float(), atol=1e-4)
+    assert torch.allclose(psnr(a, a), torch.full((2,), PSNR_CAP))
+    assert PSNR_CAP == pytest.approx(58.92, abs=0.01)
+
+
+def test_l1_is_on_255_scale():
+    assert l1(torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)).item() == 255
+
+
+def test_shapes_must_be_equal():
+    for metric in (l1, psnr):
+        with pytest.raises(UserError, match="do not fit"): metric(torch.zeros(3, 8, 8), torch.zeros(3, 8, 8))
+        with pytest.raises(UserError, match="do not fit"): metric(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 9))
+
+
+def test_distortions():
+    image = picture(1)
+    assert torch.allclose(blurred(torch.full((1, 3, 16, 16), 0.3), 2), torch.tensor(0.3))  # a flat picture stays flat up to its border
+    assert blurred(image, 40).shape == image.shape
+    assert torch.equal(shifted(image, 3)[..., 3:], image[..., :-3]) and torch.equal(shifted(image, -3)[..., :-3], image[..., 3:])
+    assert torch.equal(noised(image, 0.1, 5), noised(image, 0.1, 5)) and not torch.equal(noised(image, 0.1, 5), noised(image, 0.1, 6))
+
+
+# perceptual
+
+lpips_here = pytest.mark.skipif(lpips_weights()[0] is None, reason="AlexNet weights are not on this machine")
+
+
+@pytest.fixture
+def no_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("ANIMREPRO_WEIGHTS", str(tmp_path / "named"))
+    monkeypatch.setenv("ANIMREPRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def test_missing_weights_are_one_line_and_no_substitute(no_weights):
+    metric, reason = load_lpips()
+    assert metric is None and reason.startswith("not available: ") and "\n" not in reason
+    assert ALEXNET_FEATURES in reason and str(no_weights / "named") in reason
+    with pytest.raises(UserError, match="LPIPS: not available"): Lpips()
+
+
+@pytest.mark.parametrize("name", [ALEXNET_FEATURES, ALEXNET_OFFICIAL])
+def test_a_wrong_file_is_an_error(no_weights, name):
+    folder = no_weights / "cache" / "weights"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"not a network")
+    with pytest.raises(UserError, match="not the expected file"): find_weights(name)
+    with pytest.raises(UserError, match="not the expected file"): load_lpips()
+
+
+def test_module_imports_without_lpips_and_torchvision():
+    code = ("import sys; sys.modules['lpips'] = sys.modules['torchvision'] = None\n"
+            "import animrepro.metrics.perceptual, animrepro.metrics.pixel, animrepro.metrics.correspondence, animrepro.stats\n"
+            "assert not {'pandas', 'matplotlib', 'seaborn', 'scipy'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@lpips_here
+def test_lpips_values():
+    before = torch.random.get_rng_state()
+    metric, reason = load_lpips()
+    image = picture(1)
+    assert reason == "" and torch.equal(before, torch.random.get_rng_state())
+    curve = torch.cat([metric(blurred(image, s), image) for s in (0, 0.5, 1, 2, 4)])
+    assert curve[0] == 0 and (curve.diff() > 0).all()
+    pair = torch.cat([image, picture(1, seed=1)]), torch.cat([blurred(image, 1), image])
+    assert torch.allclose(metric(*pair), torch.cat([metric(a[None], b[None]) for a, b in zip(*pair)]), atol=1e-5)
+    ramp = (make_grid(64, 64)[..., 0] + 1) / 2
+    # Golden value, taken with a network that gives 0.780 and 0.091 on the example pictures of the LPIPS repository.
+    golden = metric(ramp.expand(1, 3, 64, 64), (ramp * (8 * ramp).floor() / 8).expand(1, 3, 64, 64)).item()
+    assert golden == pytest.approx(0.2390, abs=2e-4)
+    with pytest.raises(UserError, match="too small"): metric(image[..., :30], image[..., :30])
+    assert metric(image[..., :31, :31], image[..., :31, :31]).item() == 0
+
+# landmarks
+
+TINY = LandmarkConfig(size=32, width=8, steps=3, batch=4, precision="fp32")
+
+
+def clip(seed=500_000, size=32):
+    return render(sample_identity(seed), sample_motion(seed, 4), size)
+
+
+def test_training_is_repeatable_whatever_the_global_generator_did():
+    losses = []
+    first = train_landmarks(TINY, lambda step, loss: losses.append((step, loss)))
+    torch.rand(7)
+    second = train_landmarks(TINY)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+    assert [step for step, _ in losses] == [0, 1, 2] and np.isfinite([loss for _, loss in losses]).all()
+    assert not torch.equal(first.heatmap.weight, LandmarkNet(LandmarkConfig(**{**vars(TINY), "seed": 1})).heatmap.weight)
+
+
+def test_training_reaches_every_parameter():
+    net = LandmarkNet(TINY)
+    points, logits = net(torch.rand(2, 3, 32, 32, generator=torch_generator(0, "frames")))
+    (points.square().sum() + logits.sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_detection_per_frame_and_size():
+    net, frames = LandmarkNet(TINY).eval(), to_float(clip().frames)
+    whole = net.detect(frames)
+    assert torch.allclose(whole.points[1:2], net.detect(frames[1:2]).points, atol=1e-4)
+    double = net.detect(frames.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    assert torch.allclose((double.points + 0.5) / 2, whole.points + 0.5, atol=1e-4)  # the same place in pixels twice as small
+    assert to_pixels(torch.tensor([-1 + 1 / 8, 1 - 1 / 4]), 4, 8).tolist() == [0, 3]  # centres of the first column and the last row
+
+
+def test_disturbed_stays_in_range_and_is_seeded():
+    frames = to_float(clip().frames)
+    one = disturbed(frames, 3)
+    assert one.shape == frames.shape and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(one, disturbed(frames, 3)) and not torch.equal(one, disturbed(frames, 4))
+
+
+def test_landmark_file(tmp_path):
+    net, path = LandmarkNet(TINY).eval(), tmp_path / "net.safetensors"
+    save_landmarks(net, path)
+    frames = to_float(clip().frames)
+    loaded = load_landmarks(path)
+    assert loaded.config == TINY and torch.equal(loaded.detect(frames).points, net.detect(frames).points)
+    with pytest.raises(UserError, match="no such file"): load_landmarks(tmp_path / "absent.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, foreign)
+    with pytest.raises(UserError, match="holds no landmark network"): load_landmarks(foreign)
+    save_file({"x": torch.zeros(1)}, foreign, metadata={"kind": "animrepro-landmarks", "landmarks": "[]", "config": "{}"})
+    with pytest.raises(UserError, match="other landmarks"): load_landmarks(foreign)
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("wrong", [dict(size=40), dict(precision="fp16")])
+def test_landmark_config_errors(wrong):
+    with pytest.raises(UserError, match="landmarks"): LandmarkNet(LandmarkConfig(**wrong))
+
+
+def test_report_counts_visible_points_only():
+    class Oracle:
+        "Right about visible points, wrong by 100 pixels about hidden ones."
+        def detect(self, frames):
+            points = to_pixels(torch.from_numpy(truth.landmarks), 32, 32) + torch.tensor([3.0, 4])
+            points[~torch.from_numpy(truth.visible)] += 100
+            return Detection(points, torch.from_numpy(truth.visible).float())
+
+    truth = clip(500_003)
+    assert not truth.visible.all()
+    report = evaluate_landmarks(Oracle(), [truth])
+    assert (report.error, report.error_per_coordinate) == pytest.approx((5, 3.5), rel=1e-5)
+    assert report.visibility_accuracy == 1 and report.frames == 4
+    with pytest.raises(UserError, match="no clip"): evaluate_landmarks(Oracle(), [])
+
+
+def test_akd_and_mkr():
+    true = torch.zeros(2, 3, 2)
+    pred = true + torch.tensor([[3.0, 4], [6, 8], [100, 100]])
+    both = torch.tensor([[True, True, False], [False] * 3])
+    assert akd(pred, true, both)[0] == 7.5 and akd(pred, true, both)[1].isnan()
+    assert akd(pred, true, both, per_coordinate=True)[0] == 5.25
+    seen = torch.tensor([[True, True, True, False], [False] * 4])
+    found = torch.tensor([[True, False, False, True], [True] * 4])
+    assert mkr(found, seen)[0] == pytest.approx(2 / 3) and mkr(found, seen)[1].isnan()
+
+
+def test_scores_of_equal_frames():
+    frames = to_float(clip().frames)
+    distance, missing = landmark_scores(LandmarkNet(TINY).eval(), frames, frames, threshold=0)
+    assert distance.tolist() == missing.tolist() == [0] * 4
+    none, rate = landmark_scores(LandmarkNet(TINY).eval(), frames, frames, threshold=1.1)
+    assert none.isnan().all() and rate.isnan().all()
+
+
+# correspondence
+
+
+def test_end_point_error_ignores_hidden_places():
+    true = make_grid(32, 32).expand(1, -1, -1, -1)
+    valid = make_grid(32, 32)[None, ..., 0] > 0
+    spoiled = torch.where(valid[..., None], true, torch.nan)
+    wrong_where_hidden = torch.where(valid[..., None], true, true + 1)
+    assert end_point_error(wrong_where_hidden, spoiled, valid).item() == pytest.approx(0, abs=1e-5)
+    assert end_point_error(wrong_where_hidden, true, ~valid).item() == pytest.approx(16 * 2**0.5, rel=1e-5)
+
+
+def test_end_point_error_in_pixels_of_each_axis():
+    true = torch.zeros(1, 8, 32, 2)
+    assert end_point_error(torch.tensor([1.0, 0]).expand(1, 4, 8, 2), true, torch.ones(1, 8, 32)).item() == 16
+    assert end_point_error(torch.tensor([0.0, 1]).expand(1, 4, 8, 2), true, torch.ones(1, 8, 32)).item() == 4
+
+
+def test_reduced_flow_takes_valid_pixels_and_needs_half():
+    flow = torch.arange(4.0).view(1, 2, 2, 1).expand(-1, -1, -1, 2)
+    for mask, value, valid in [([1, 1, 0, 0], 0.5, True), ([1, 0, 0, 0], 0, False), ([0, 1, 1, 1], 2, True)]:
+        reduced, ok = reduce_flow(flow, torch.tensor(mask).view(1, 2, 2), 1, 1)
+        assert reduced.flatten().tolist() == [value] * 2 and ok.item() is valid
+
+
+def test_end_point_error_shapes():
+    with pytest.raises(UserError, match="do not fit"): end_point_error(torch.zeros(2, 4, 4, 2), torch.zeros(1, 8, 8, 2), torch.ones(1, 8, 8))
+
+
+# statistics
+
+def test_bootstrap_against_a_plain_loop():
+    draw = np.random.default_rng(0)
+    clips = np.repeat(np.arange(12), draw.integers(3, 20, 12))
+    values = draw.normal(size=12)[clips] + draw.normal(size=len(clips))
+    for weighting in ("clip", "frame"):
+        groups = [values[clips == c] for c in range(12)]
+        mean = (lambda g: np.mean([x.mean() for x in g])) if weighting == "clip" else (lambda g: np.concatenate(g).mean())
+        resampled = [mean([groups[i] for i in draw.integers(0, 12, 12)]) for _ in range(4000)]
+        i = bootstrap_mean(values, clips, seed=1, resamples=4000, weighting=weighting)
+        assert i.value == pytest.approx(mean(groups)) and (i.clips, i.frames) == (12, len(values))
+        assert [i.low, i.high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=0.05)
+
+
+def test_bootstrap_order_of_rows_does_not_matter():
+    draw = np.random.default_rng(0)
+    clips, values = draw.integers(0, 9, 200).astype(str), draw.normal(size=200)
+    order = draw.permutation(200)
+    a, b = bootstrap_mean(values, clips, 3), bootstrap_mean(values[order], clips[order], 3)
+    assert [a.value, a.low, a.high] == pytest.approx([b.value, b.low, b.high])
+
+
+def test_bootstrap_nan_rows_and_empty_clips():
+    i = bootstrap_mean([1, np.nan, 3, np.nan], ["a", "a", "b", "c"], seed=0)
+    assert (i.value, i.clips, i.frames) == (2, 2, 2)
+    nothing = bootstrap_mean([np.nan, np.nan], ["a", "b"], seed=0)
+    assert np.isnan(nothing.value) and nothing.clips == nothing.frames == 0
+
+
+def test_bootstrap_level_and_errors():
+    draw = np.random.default_rng(0)
+    clips, values = np.arange(50), draw.normal(size=50)
+    wide, narrow = bootstrap_mean(values, clips, 0, level=0.99), bootstrap_mean(values, clips, 0, level=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    with pytest.raises(UserError, match="weighting"): bootstrap_mean(values, clips, 0, weighting="video")
+    with pytest.raises(UserError, match="same frames"): paired_difference(values, values[:-1], clips, 0)
+
+
+def test_paired_difference_drops_rows_missing_on_either_side():
+    a, b = np.array([1.0, 5, np.nan, 4]), np.array([0.0, np.nan, 1, 1])
+    i = paired_difference(a, b, ["x", "x", "y", "z"], seed=0)
+    assert (i.value, i.clips, i.frames) == (2, 2, 2)
+
+
+def test_end_point_error_of_true_puppet_flow():
+    identity, motion = sample_identity(500_001), sample_motion(500_001, 20)
+    flow, valid = (torch.from_numpy(a) for a in correspondence(identity, motion, np.array([0, 0]), np.array([0, 19]), 64))
+    exact = end_point_error(flow, flow, valid)
+    assert exact.tolist() == [0, 0]
+    coarse = end_point_error(reduce_flow(flow, valid, 16, 16)[0], flow, valid)
+    assert (coarse < 1e-4).all()
+    still = end_point_error(make_grid(16, 16).expand(2, -1, -1, -1), flow, valid)
+    assert still[0] < 0.3 < still[1]
