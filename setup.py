@@ -13,7 +13,7 @@ setup(
     keywords=s["keywords"].split(),
     python_requires=">=" + s["min_python"],
     packages=find_packages(include=[s["lib_path"], s["lib_path"] + ".*"]),
-    package_data={"": ["*.sha256", "*.json", "*.yaml"]},
+    package_data={"": ["*.sha256", "*.csv", "*.json", "*.yaml"]},
     install_requires=shlex.split(s["requirements"]),
     extras_require={"repro": shlex.split(s["repro_requirements"])},
     entry_points={"console_scripts": s["console_scripts"].split(), "nbdev": [f"{s['lib_name']}={s['lib_path']}._modidx:d"]},

@@ -30,13 +30,13 @@ class DownBlock(nn.Module):
 
 # %% ../nbs/21_blocks.ipynb #33c9d24a
 class UpBlock(nn.Module):
-    "`(B, inputs, H, W)` to `(B, outputs, 2H, 2W)`: convolution, normalisation, ReLU, bilinear upsampling (IW, Fig. 9)."
+    "`(B, inputs, H, W)` to `(B, outputs, 2H, 2W)`: convolution, bilinear upsampling, normalisation, ReLU (IW, Fig. 9)."
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.conv, self.norm = conv(inputs, outputs), norm(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(F.relu(self.norm(self.conv(x))), scale_factor=2, mode="bilinear", align_corners=False)
+        return F.relu(self.norm(F.interpolate(self.conv(x), scale_factor=2, mode="bilinear", align_corners=False)))
 
 # %% ../nbs/21_blocks.ipynb #9f69b9bf
 class ResBlock(nn.Module):
@@ -70,9 +70,11 @@ class UNet(nn.Module):
 # %% ../nbs/21_blocks.ipynb #12b31257
 @torch.no_grad()
 def seeded_init(module: nn.Module, generator: torch.Generator):
-    "Draws the weights of all convolutions and linear layers anew from `generator`: uniform with bound 1/sqrt(fan in), torch's default."
+    "Draws the weights of all convolutions and linear layers anew from `generator`, uniform with bound 1/sqrt(fan in); residual blocks start near the identity."
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             bound = layer.weight[0].numel() ** -0.5
             for p in (layer.weight, layer.bias):
                 if p is not None: p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
+    for block in module.modules():
+        if isinstance(block, ResBlock): block.conv2.weight.mul_(0.1), block.conv2.bias.mul_(0.1)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['save_weights', 'read_about', 'load_weights', 'save_state', 'load_state']
 
-# %% ../nbs/41_checkpoint.ipynb #9f5d660c
-import json, pickle
+# %% ../nbs/41_checkpoint.ipynb #58c9baf8
+import json
 from dataclasses import asdict
 from pathlib import Path
 import torch
@@ -53,4 +53,5 @@ def save_state(path: str | Path, **state):
 def load_state(path: str | Path) -> dict:
     "Reads a training state, tensors only. `UserError` where it is damaged."
     try: return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise UserError(f"{path}: the training state is damaged; delete it to start anew") from e
+    except Exception as e:  # torch's reader meets a damaged file with errors of many kinds
+        raise UserError(f"{path}: the training state is damaged; delete it to start anew") from e

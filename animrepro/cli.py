@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN', 'main', 'cli', 'store_path', 'pick_device', 'data', 'prepare', 'train', 'dataset_label', 'landmarks',
-           'evaluate', 'instruments', 'animate', 'tables', 'figures', 'claims']
+           'evaluate', 'instruments', 'animate', 'sweep', 'record', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import sys
@@ -171,6 +171,30 @@ def animate(weights, sources, driving, out, mode, frames, device, precision, top
     if top_k: model.top_k = top_k
     count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision)
     click.echo(f"{out}: {count} frames")
+
+# %% ../nbs/65_cli.ipynb #86265a52
+@cli.command()
+@click.argument("notebook", type=click.Path())
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The executed notebook to write.")
+@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of the notebook; several times for several.")
+def sweep(notebook: str, out: Path, parameters: tuple):
+    "Run an ablation notebook with other parameters."
+    from animrepro.sweep import run_notebook
+    click.echo(run_notebook(notebook, out, dict(parameters)))
+
+@cli.command()
+def record():
+    "Make this run's scores, tables and run records the runs of record in results/record."
+    from animrepro.core import project_root
+    from animrepro.tables import promote
+    click.echo("\n".join(promote(project_root())))
+
+@cli.command()
+def readme():
+    "Write the generated part of README.md from results/record."
+    from animrepro.claims import update_readme
+    from animrepro.core import project_root
+    update_readme(project_root())
 
 # %% ../nbs/65_cli.ipynb #de8d6964
 @cli.command()

@@ -10,17 +10,18 @@ import torch
 from dataclasses import dataclass, fields
 from torch import nn
 from .blocks import UNet, conv
+from .core import full_precision
 from .warp import make_grid, resize
 
 # %% ../nbs/22_keypoints.ipynb #73008cef
 def soft_argmax(heatmaps: torch.Tensor) -> torch.Tensor:
     "Mean position `(B, K, 2)` of normalised heatmaps `(B, K, H, W)`, (x, y) in [-1, 1]."
-    return torch.einsum("bkhw,hwc->bkc", heatmaps, make_grid(*heatmaps.shape[-2:]).to(heatmaps.device))
+    return torch.einsum("bkhw,hwc->bkc", heatmaps, make_grid(*heatmaps.shape[-2:]).to(heatmaps))
 
 # %% ../nbs/22_keypoints.ipynb #3c2be949
 def gaussian_maps(points: torch.Tensor, height: int, width: int, variance: float) -> torch.Tensor:
     "A Gaussian of height 1 at each point: `(B, K, 2)` to `(B, K, H, W)`. `variance` is in squared units of [-1, 1]."
-    distance = make_grid(height, width).to(points.device) - points[:, :, None, None]
+    distance = make_grid(height, width).to(points) - points[:, :, None, None]
     return (-0.5 * distance.square().sum(-1) / variance).exp()
 
 # %% ../nbs/22_keypoints.ipynb #c680f1e1
@@ -49,7 +50,7 @@ class KeypointDetector(nn.Module):
     def forward(self, images: torch.Tensor) -> Keypoints:
         height, width = images.shape[-2] // 4, images.shape[-1] // 4
         features = self.hourglass(resize(images, height, width))
-        heat = self.heatmap(features).float() / self.temperature
+        heat = full_precision(self.heatmap(features)) / self.temperature
         heat = heat.flatten(2).softmax(-1).unflatten(2, (height, width))  # (B, K, h, w)
-        strength = (self.strength(features).float() * heat).sum((-2, -1))
+        strength = (full_precision(self.strength(features)) * heat).sum((-2, -1))
         return Keypoints(soft_argmax(heat), strength.sigmoid())

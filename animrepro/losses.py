@@ -110,7 +110,7 @@ class Criterion(nn.Module):
 
     def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         "Weighted terms for a prediction `(B, 3, H, W)`: perceptual, and with a discriminator adversarial and feature matching."
-        prediction, terms = prediction.float(), {}
+        terms = {}
         terms["perceptual"] = self.config.perceptual * self.perceptual(prediction, target)
         if self.discriminator is not None:
             (score, _), (fake, real) = _split(self.discriminator(torch.cat([prediction, target])))
@@ -120,7 +120,7 @@ class Criterion(nn.Module):
 
     def judge(self, prediction: torch.Tensor, target: torch.Tensor, discriminator: nn.Module | None = None) -> torch.Tensor:
         "The discriminator's own loss; the prediction is taken as given. `discriminator` may be a wrapper of our own, for several processes."
-        (fake, real), _ = _split((discriminator or self.discriminator)(torch.cat([prediction.detach().float(), target])))
+        (fake, real), _ = _split((discriminator or self.discriminator)(torch.cat([prediction.detach(), target])))
         return hinge_discriminator(real, fake)
 
 # %% ../nbs/27_losses.ipynb #93b346c8

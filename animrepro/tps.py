@@ -32,7 +32,7 @@ class Deformation:
 
     def images(self, x: torch.Tensor) -> torch.Tensor:
         "Deforms images `(B, C, H, W)` backwards: the output at p shows the input at T(p). Outside, the border is mirrored."
-        grid = make_grid(*x.shape[-2:]).to(x.device).reshape(1, -1, 2).expand(len(x), -1, -1)
+        grid = make_grid(*x.shape[-2:]).to(self.affine).reshape(1, -1, 2).expand(len(x), -1, -1)
         return warp(x, self.points(grid).reshape(len(x), *x.shape[-2:], 2), padding="reflection")
 
 # %% ../nbs/24_tps.ipynb #87a2a4c5

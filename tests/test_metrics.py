@@ -12,7 +12,8 @@ from animrepro.metrics.correspondence import end_point_error, reduce_flow
 from animrepro.data.puppets import correspondence, render, sample_identity, sample_motion
 from animrepro.metrics.landmarks import (
     Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks, landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
-from animrepro.metrics.perceptual import ALEXNET_FEATURES, ALEXNET_OFFICIAL, Lpips, find_weights, load_lpips, lpips_weights
+from animrepro.core import find_weights
+from animrepro.metrics.perceptual import Lpips, load_lpips
 from animrepro.metrics.pixel import PSNR_CAP, blurred, l1, noised, psnr, shifted
 from animrepro.stats import bootstrap_mean, paired_difference
 from animrepro.warp import make_grid
@@ -63,7 +64,7 @@ def test_distortions():
 
 # perceptual
 
-lpips_here = pytest.mark.skipif(lpips_weights()[0] is None, reason="AlexNet weights are not on this machine")
+lpips_here = pytest.mark.skipif(load_lpips()[0] is None, reason="AlexNet weights are not on this machine")
 
 
 @pytest.fixture
@@ -76,17 +77,17 @@ def no_weights(monkeypatch, tmp_path):
 
 def test_missing_weights_are_one_line_and_no_substitute(no_weights):
     metric, reason = load_lpips()
-    assert metric is None and reason.startswith("not available: ") and "\n" not in reason
-    assert ALEXNET_FEATURES in reason and str(no_weights / "named") in reason
-    with pytest.raises(UserError, match="LPIPS: not available"): Lpips()
+    assert metric is None and "alexnet: not available: " in reason and "\n" not in reason
+    assert "alexnet-features.pth" in reason and str(no_weights / "named") in reason
+    with pytest.raises(UserError, match="not available"): Lpips()
 
 
-@pytest.mark.parametrize("name", [ALEXNET_FEATURES, ALEXNET_OFFICIAL])
+@pytest.mark.parametrize("name", ["alexnet-features.pth", "alexnet-owt-7be5be79.pth"])
 def test_a_wrong_file_is_an_error(no_weights, name):
     folder = no_weights / "cache" / "weights"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(b"not a network")
-    with pytest.raises(UserError, match="not the expected file"): find_weights(name)
+    with pytest.raises(UserError, match="not the expected file"): find_weights("alexnet")
     with pytest.raises(UserError, match="not the expected file"): load_lpips()
 
 

@@ -167,7 +167,7 @@ def _sample_room(draw: np.random.Generator) -> SimpleNamespace:
     hue, u = draw.uniform(0, 1), draw.uniform
     return SimpleNamespace(kind=_pick(draw, ("shelf", "window", "stripes", "dots", "frames", "tiles")), top=_hsv(hue, u(0.12, 0.5), u(0.6, 0.95)),
                            bottom=_hsv(hue + u(-0.1, 0.1), u(0.2, 0.6), u(0.35, 0.75)), accent=_hsv(hue + u(0.35, 0.65), u(0.35, 0.8), u(0.5, 0.95)),
-                           lines=u(5, 8), angle=u(-0.9, 0.9), plant=_side(draw) * (draw.random() < 0.6), lamp=_side(draw) * (draw.random() < 0.4),
+                           lines=u(3.2, 5.2), angle=u(-0.9, 0.9), plant=_side(draw) * (draw.random() < 0.6), lamp=_side(draw) * (draw.random() < 0.4),
                            hues=draw.uniform(0, 1, 40).tolist(), sizes=draw.uniform(0, 1, 40).tolist())
 
 # %% ../../nbs/10_data.puppets.ipynb #f3617b71
@@ -331,7 +331,7 @@ def _room_objects(room: SimpleNamespace, X, Y, put) -> None:
             x = -0.98
             for i in range(12):
                 k = row * 12 + i
-                width, height = 0.08 + 0.12 * room.sizes[k], 0.32 + 0.16 * room.sizes[-k]
+                width, height = 0.12 + 0.14 * room.sizes[k], 0.32 + 0.16 * room.sizes[-k]
                 if room.sizes[k] > 0.12: put(box(x, y + 0.52 - height, x + width - 0.015, y + 0.52), _hsv(room.hues[k], 0.6, 0.45 + 0.5 * room.sizes[-k]))
                 x += width
             put(box(-1, y + 0.52, 1, y + 0.57), (0.36, 0.24, 0.16))

@@ -11,8 +11,8 @@ import torch
 from dataclasses import dataclass, replace
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
-from ..blocks import DownBlock, ResBlock, UNet, UpBlock, conv, norm, seeded_init
-from ..core import UserError, extend
+from ..blocks import ResBlock, UNet, UpBlock, conv, norm, seeded_init
+from ..core import UserError, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering
@@ -53,7 +53,8 @@ class SpatialEncoder(nn.Module):
 def value_encoder(config: Config) -> nn.Sequential:
     "Three layers, two of them downsampling: `(B, 3, H, W)` to `(B, D', H/4, W/4)` (IW appendix C)."
     quarter = config.values // 4
-    return nn.Sequential(conv(3, quarter), norm(quarter), nn.ReLU(), DownBlock(quarter, config.values // 2), DownBlock(config.values // 2, config.values))
+    halve = lambda a, b: nn.Conv2d(a, b, 4, stride=2, padding=1)
+    return nn.Sequential(conv(3, quarter), norm(quarter), nn.ReLU(), halve(quarter, config.values // 2), norm(config.values // 2), nn.ReLU(), halve(config.values // 2, config.values))
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #a2ffc7b9
 def decoder(config: Config) -> nn.Sequential:
@@ -141,7 +142,7 @@ def render(self, source: Source, motion: Keypoints, extras: bool = False, keep: 
     expand = lambda x: x.expand(len(query), -1, -1)
     warped = self.attention(query, expand(source.keys), expand(source.values), keep, self.top_k)
     found = self.look(source, query) if extras else {}
-    return Rendering(self.decoder(warped.to(query.dtype)).float(), found)
+    return Rendering(full_precision(self.decoder(warped.to(query.dtype))), found)
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #45f1dee0
 @extend(ImplicitWarping)
@@ -152,7 +153,7 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
     cells = torch.cat([make_grid(h, w).flatten(0, 1).repeat(s, 1), torch.zeros(extra, 2)])
     owner = torch.eye(s + 1)[[i for i in range(s) for _ in range(h * w)] + [s] * extra]
     values = torch.cat([cells, owner], 1).to(query.device, source.keys.dtype).expand(len(query), -1, -1)
-    found = attend(self.attention.queries(query).to(source.keys.dtype), source.keys.expand(len(query), -1, -1), values, top_k=self.top_k).float()
+    found = full_precision(attend(self.attention.queries(query).to(source.keys.dtype), source.keys.expand(len(query), -1, -1), values, top_k=self.top_k))
     real = found[..., 2:-1].sum(-1, keepdim=True).clamp_min(1e-6)
     return {"flow": (found[..., :2] / real).unflatten(1, (h, w)), "shares": found[..., 2:].mT.unflatten(2, (h, w))}
 

@@ -1,0 +1,300 @@
+"From scores to evidence: published numbers are the papers', exactly the right files are read, verdicts follow their rules, README says what the record says."
+import json, re
+import numpy as np, pandas as pd, pytest
+from conftest import ROOT
+from animrepro.claims import END, START, find_verdict, measure, read_claims, readme_block, readme_drift, show_claims, update_readme
+from animrepro.core import UserError
+from animrepro.evaluate import run_name, save_rows, save_table, summarise
+from animrepro.record import write_json
+from animrepro.tables import (MISSING, TABLES, Block, collect, escape_latex, in_order, merge, promote, published, read_evidence, read_scores, sweep_of, to_latex,
+                              to_markdown, write_tables)
+
+PARAMS = "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds: [0, 1]}\ndatasets: {}\nmethods: {}\nlandmarks: {}\nevaluate: {}\n"
+
+
+# ---- a made-up project ---------------------------------------------------------------------------------------------------------------
+
+def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500):
+    "Rows and scores of a made-up run: PSNR starts at `level` and rises by `gain` with each source; L1 falls with it."
+    draw, tables = np.random.default_rng(seed), []
+    for sources in (1, 2, 3):
+        psnr = level + gain * (sources - 1) + np.repeat(np.arange(5) / 5, 4) + 0.01 * draw.normal(size=20)
+        tables.append(pd.DataFrame(dict(sources=sources, frame=np.tile(np.arange(4), 5), clip=np.repeat(list("abcde"), 4), psnr=psnr, l1=300 / psnr)))
+    about = dict(dataset=dataset, scale="quick", method=method, variant=variant, seed=seed)
+    save_rows(folder / "rows.parquet", pd.concat(tables))
+    return summarise(pd.concat(tables), **about, steps=steps, run=run_name(**about))
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A project with a made-up run on two data sets with two seeds, and a sweep over the components."
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "claims.yaml").write_bytes((ROOT / "claims.yaml").read_bytes())
+    made = tmp_path / "results" / "run"
+    for dataset in ("puppets", "actions"):
+        for method, seed, level, gain in (("copy", 0, 20, 0), ("implicit_warping", 0, 24.5, 0.5), ("implicit_warping", 1, 24.6, 0.6)):
+            folder = made / "evaluate" / f"{dataset}-{method}-{seed}"
+            save_table(folder / "scores.csv", add_run(folder, dataset, method, "full", seed, level, gain))
+    sweep = made / "ablations" / "components"
+    parts = [add_run(sweep / f"{v}-{s}", "puppets", "implicit_warping", v, s, level, 0.3, 200) for v, level in (("plain", 22), ("residual", 22.4), ("full", 22.3)) for s in (0, 1)]
+    save_table(sweep / "scores.csv", pd.concat(parts))
+    return tmp_path
+
+
+def claim(name): return next(c for c in read_claims(ROOT / "claims.yaml") if c.id == name)
+
+
+def verdicts(root, folder="run"):
+    evidence = read_evidence(root / "results" / folder)
+    return {c.id: find_verdict(c, evidence).word for c in read_claims(root / "claims.yaml")}
+
+
+# ---- published numbers ---------------------------------------------------------------------------------------------------------------
+
+TEXTS = {  # table and data sets -> file, start of the line that holds the whole table
+    ("1", None): ("implicit_warping.txt", "TalkingHead-1KH [41] VoxCeleb2 [26]"),
+    ("2", "thkh-512"): ("implicit_warping.txt", "TalkingHead1KH ( faces) #Source frames"),
+    ("2", "ted-384"): ("implicit_warping.txt", "TED Talk ( upper bodies) #Source frames"),
+    ("5", None): ("implicit_warping.txt", "Residual connection ✘ ✔ ✔ Extra key-value"),  # Table 4: the same means
+}
+
+
+@pytest.mark.parametrize("table, dataset", TEXTS)
+def test_published_numbers_are_those_of_the_paper(shared, table, dataset):
+    "Every decimal number of the printed table, digit by digit and in its order: nothing is missing, changed or added."
+    name, start = TEXTS[table, dataset]
+    line, = [l for l in (shared / "papers" / name).read_text(encoding="utf8").splitlines() if l.startswith(start)]
+    ours = published().query("table == @table")
+    if dataset: ours = ours.query("dataset == @dataset")
+    assert ours["value"].tolist() == re.findall(r"\d+\.\d+", line.replace("@0.1", "").replace("@0.5", ""))
+
+
+def test_published_deviations_are_those_of_the_supplement(shared):
+    printed = re.findall(r"(\d+\.\d+) \\pm (\d+\.\d+)", (shared / "papers" / "implicit_warping_supplement.txt").read_text(encoding="utf8"))
+    ours = published().query("table == '5'")
+    assert list(zip(ours["value"], ours["std"])) == printed and ours["metric"].drop_duplicates().tolist() == ["psnr", "l1", "lpips", "akd", "fid"]
+
+
+def test_published_cells_are_complete_and_in_place():
+    cells = published()
+    assert not cells.duplicated(["table", "dataset", "method", "sources", "variant", "metric"]).any()
+    count = cells.groupby(["table", "dataset"]).size().to_dict()
+    assert count == {("1", "thkh-512"): 15, ("1", "vox2-256"): 15, ("1", "ted-384"): 24, ("2", "thkh-512"): 45, ("2", "ted-384"): 48, ("5", "thkh-256"): 15}
+    def value(**where): return cells.loc[(cells[list(where)] == pd.Series(where)).all(axis=1), "value"].item()
+    assert value(table="2", dataset="ted-384", method="implicit_warping", sources=3, metric="mkr@0.5") == "0.021"
+    assert value(table="2", dataset="thkh-512", method="fv2v", sources=3, metric="akd") == "6.201"
+    assert value(table="1", dataset="ted-384", method="mraa", metric="akd@0.5") == "4.13"
+
+
+def test_claims_quote_the_paper(shared):
+    text = "".join(p.read_text(encoding="utf8") for p in (shared / "papers").glob("implicit_warping*.txt"))
+    quoted = [(c.id, n) for c in read_claims(ROOT / "claims.yaml") for n in re.findall(r"\d+\.\d+", c.published)]
+    assert len(quoted) > 20 and not [q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[1])}(?![\d.])", text)]
+
+
+# ---- reading a run -------------------------------------------------------------------------------------------------------------------
+
+def test_exactly_the_runs_of_params_are_read(project):
+    before = collect(project)
+    assert before["run"].nunique() == 2 * 3 + 6 and before[sweep_of(before) == ""]["run"].nunique() == 6
+    stale = project / "results" / "run" / "evaluate" / "puppets-implicit_warping-9"
+    save_table(stale / "scores.csv", add_run(stale, "puppets", "implicit_warping", "full", 9, 99, 9))
+    assert before.equals(collect(project))
+
+
+def test_a_missing_evaluation_is_named(project):
+    path = project / "results" / "run" / "evaluate" / "actions-implicit_warping-1" / "scores.csv"
+    path.unlink()
+    with pytest.raises(UserError, match=re.escape(str(path))): write_tables(project)
+    assert not (project / "results" / "run" / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\x00\x01"])
+def test_a_damaged_table_of_scores_is_named(tmp_path, content):
+    (tmp_path / "scores.csv").write_text(content)
+    with pytest.raises(UserError, match="scores.csv: "): read_scores(tmp_path / "scores.csv")
+
+
+def test_two_data_sets_with_one_name_are_refused(project):
+    made = project / "results" / "run" / "evaluate"
+    (made / "actions-copy-0" / "scores.csv").write_bytes((made / "puppets-copy-0" / "scores.csv").read_bytes())
+    with pytest.raises(UserError, match="same run puppets-quick-copy-full-0"): collect(project)
+
+
+def test_gains_are_paired_and_survive_missing_rows(project):
+    write_tables(project)
+    with_rows = read_evidence(project / "results" / "run").gains
+    for path in (project / "results" / "run").rglob("rows.parquet"): path.unlink()
+    write_tables(project)
+    without = read_evidence(project / "results" / "run").gains
+    assert with_rows["run"].equals(without["run"]) and np.allclose(with_rows["value"], without["value"], atol=1e-3)
+    assert with_rows["low"].notna().all() and without["low"].isna().all()
+    psnr = with_rows.query("metric == 'psnr' and minus == 'sources=1' and sources == 2")
+    # The clips differ by up to 0.8 dB; what a source adds is the same for all.
+    assert (psnr["high"] - psnr["low"]).max() < 0.05
+    assert set(with_rows.query("minus == 'method=copy'")["sources"]) == {1}
+
+
+def test_no_column_holds_published_numbers_and_ours(project):
+    write_tables(project)
+    promote(project)
+    write_tables(project)
+    for table in TABLES[:3]:
+        long = pd.read_csv(project / "results" / "run" / "tables" / f"{table.name}.csv")
+        assert long["published"].notna().any() and long["record"].notna().any() and long["this_run"].notna().any()
+        assert not (long["published"].notna() & (long["record"].notna() | long["this_run"].notna())).any()
+        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and not set(long["metric"]) - set(published()["metric"]) - {"mkr"}
+        text = (project / "results" / "run" / "tables" / f"{table.name}.md").read_text()
+        heads = re.findall(r"^## (Published|Record|This run)", text, re.M)
+        assert heads == sorted(heads) and set(heads) == {"Published", "Record", "This run"} and "not computed at this scale" in text and MISSING in text
+
+
+# ---- forms ---------------------------------------------------------------------------------------------------------------------------
+
+NASTY = Block("50 % of A_B & C", pd.DataFrame({"a_1 ↑": ["[0, 1]", "x|y"], "b": [r"\{}~^$#", "1 ± 2"]}), ("100 % `sure`",))
+
+
+def test_latex_is_escaped_and_balanced():
+    text = to_latex("T_1", [NASTY, Block("none", None, ("nothing_here",))])
+    body = text.split("\n", 1)[1]
+    assert body.count(r"\begin{") == body.count(r"\end{") == 3
+    assert not re.search(r"(?<!\\)[%#_~^↑±|`]", body.replace("x|y", "")) and r"\textbackslash{}\{\}" in body
+    rows = [l for l in body.splitlines() if l.endswith(r"\\")]
+    assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)&", r)) == 1 for r in rows)
+    # LaTeX would read a bracket after \\ as the height of the row.
+    assert not any(r.startswith("[") for r in rows) and escape_latex("a&b") == r"a\&b"
+
+
+def test_markdown_rows_have_equal_cells():
+    lines = [l for l in to_markdown("T", [NASTY]).splitlines() if l.startswith("|")]
+    assert len(lines) == 4 and len({len(re.findall(r"(?<!\\)\|", l)) for l in lines}) == 1
+
+
+# ---- verdicts ------------------------------------------------------------------------------------------------------------------------
+
+def test_verdicts_have_four_ends(project):
+    write_tables(project)
+    found = verdicts(project)
+    assert found["more_sources_psnr"] == found["more_sources_l1"] == found["gain_size"] == found["better_than_copy"] == found["residual_helps"] == "reproduced"
+    assert found["extra_keys_help"] == "not reproduced"
+    assert found["more_sources_lpips"] == found["more_sources_akd"] == found["better_than_fomm"] == found["compact_code"] == "not tested"
+    gains = project / "results" / "run" / "tables" / "iw_gains.csv"
+    table = pd.read_csv(gains)
+    table[table["dataset"] != "actions"].to_csv(gains, index=False)
+    assert verdicts(project)["more_sources_psnr"] == "partly"
+
+
+@pytest.mark.parametrize("value, low, high, word", [(0.5, 0.4, 0.6, "reproduced"), (0.5, -0.1, 1.1, "partly"), (0.5, np.nan, np.nan, "partly"), (-0.1, -0.3, 0.1, "not reproduced")])
+def test_a_difference_needs_an_interval_clear_of_zero(project, value, low, high, word):
+    write_tables(project)
+    gains = project / "results" / "run" / "tables" / "iw_gains.csv"
+    pd.read_csv(gains).assign(value=value, low=low, high=high).to_csv(gains, index=False)
+    assert find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run")).word == word
+
+
+def test_sweeps_and_smoke_runs_are_no_evidence_for_main_claims(project):
+    write_tables(project)
+    evidence, quantity = read_evidence(project / "results" / "run"), claim("more_sources_psnr").quantities[0]
+    assert len(measure(quantity, evidence)) == 2
+    for table in (evidence.scores, evidence.gains): table.loc[sweep_of(table) == "", "scale"] = "smoke"
+    assert measure(quantity, evidence) == []
+
+
+def test_evidence_beyond_scores(project):
+    write_tables(project)
+    made = project / "results" / "run"
+    config = dict(size=32, keypoints=5, width=16, levels=2, ceiling=16, features=16, values=16, blocks=1, extra=4)
+    write_json(made / "train" / "puppets-implicit_warping-0" / "run.json", dict(dataset="puppets", scale="quick", method="implicit_warping", variant="full", seed=0, config=dict(model=config)))
+    write_json(made / "figures" / "puppets_sparsity.json", dict(keys_for_90_percent=20, keys=256, psnr_full=25.0, psnr_top_8=24.5))
+    write_json(made / "figures" / "puppets_strengths.json", dict(correlation=0.2, low=0.1, high=0.3, clips=5))
+    found = verdicts(project)
+    assert found["compact_code"] == found["strength_follows_visibility"] == "reproduced" and found["sparse_attention"] == "partly"
+    promote(project)
+    assert verdicts(project, "record") == found
+    for numbers, word in ((dict(correlation=0.2, low=-0.1, high=0.5), "partly"), (dict(correlation=-0.2, low=-0.3, high=-0.1), "not reproduced"), (dict(correlation=None, low=None, high=None), "not tested")):
+        write_json(made / "figures" / "puppets_strengths.json", numbers)
+        assert verdicts(project)["strength_follows_visibility"] == word
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("  rule: {above: 0, tolerance: 0.3}\n", "", "more_sources_psnr measures something and has no rule"),
+    ("{above: 0, tolerance: 0.3}", "{above: 0, below: 1, tolerance: 0.3}", "exactly one of"),
+    ("- id: more_sources_psnr", "- name: more_sources_psnr", "no parameter 'name'"),
+    ("id: gain_size", "id: more_sources_psnr", "more_sources_psnr stands there twice"),
+    ("metric: psnr", "metrik: psnr", "did you mean 'metric'"),
+])
+def test_a_claim_must_be_well_formed(tmp_path, old, new, message):
+    (tmp_path / "claims.yaml").write_text((ROOT / "claims.yaml").read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=message): read_claims(tmp_path / "claims.yaml")
+
+
+def test_the_screen_works_with_any_part_of_the_evidence(project):
+    nothing = show_claims(project)
+    assert "reproduced" not in nothing and "no record" not in nothing
+    write_tables(project)
+    run_only = show_claims(project)
+    assert "reproduced*" in run_only and "no record" in run_only
+    promote(project)
+    both = show_claims(project)
+    assert "reproduced*" not in both and "agrees" in both and "differs" not in both
+    gains = project / "results" / "run" / "tables" / "iw_gains.csv"
+    pd.read_csv(gains).assign(value=lambda t: t["value"] + 5).to_csv(gains, index=False)
+    assert "differs" in show_claims(project)
+    (project / "results" / "run").rename(project / "gone")
+    record_only = show_claims(project)
+    assert "not run" in record_only and "reproduced" in record_only
+    assert max(len(l) for text in (nothing, run_only, both, record_only) for l in text.splitlines()) <= 100
+
+
+# ---- the record ----------------------------------------------------------------------------------------------------------------------
+
+def test_promoting_replaces_the_same_run_and_keeps_others(project):
+    promote(project)
+    record = project / "results" / "record"
+    first = read_evidence(record)
+    (project / "params.yaml").write_text(PARAMS.replace("[puppets, actions]", "[puppets]").replace("[0, 1]", "[0]"))
+    folder = project / "results" / "run" / "evaluate" / "puppets-implicit_warping-0"
+    save_table(folder / "scores.csv", add_run(folder, "puppets", "implicit_warping", "full", 0, 30, 0.5))
+    promote(project)
+    second = read_evidence(record)
+    changed = first.scores["run"] == "puppets-quick-implicit_warping-full-0"
+    assert list(first.scores["run"]) == list(second.scores["run"]) and len(first.gains) == len(second.gains)
+    assert first.scores[~changed].equals(second.scores[~changed]) and (second.scores[changed & (first.scores["metric"] == "psnr")]["value"] > 30).all()
+    assert in_order(second.scores.sample(frac=1, random_state=0)).equals(second.scores) and merge(second.scores, second.scores).equals(second.scores)
+
+
+def test_readme_drift_is_noticed(project):
+    readme = project / "README.md"
+    for text in ("nothing", f"{START}", f"{END}\n{START}", f"{START}{END}{START}{END}"):
+        readme.write_text(text)
+        with pytest.raises(UserError, match="README.md: needs the lines"): update_readme(project)
+    readme.write_text(f"# A\n{START}{END}\nlast\n")
+    promote(project)
+    assert readme_drift(project)
+    update_readme(project)
+    kept = readme.read_text()
+    assert not readme_drift(project) and kept.startswith("# A\n") and kept.endswith("\nlast\n")
+    update_readme(project)
+    assert readme.read_text() == kept
+    write_json(project / "results" / "run" / "metrics.json", {})  # of the run, which README does not show
+    assert not readme_drift(project)
+    scores = project / "results" / "record" / "scores.csv"
+    save_table(scores, read_scores(scores).assign(value=1.0))
+    assert readme_drift(project)
+
+
+def test_readme_of_the_project_says_what_the_record_says():
+    if not (ROOT / "README.md").is_file() or not (ROOT / "results" / "record" / "scores.csv").is_file(): pytest.skip("no README.md or no record yet")
+    assert not readme_drift(ROOT), "the results in README.md are not those of results/record; write them anew (animrepro readme)"
+    assert readme_block(ROOT).count("| --- |") >= 1
+
+
+def test_the_record_is_complete():
+    "Every run of record has its own record, in the order that `promote` writes."
+    record = ROOT / "results" / "record"
+    if not (record / "scores.csv").is_file(): pytest.skip("no record yet")
+    scores = read_scores(record / "scores.csv")
+    assert in_order(scores).equals(scores)
+    trained = scores[(scores["method"] != "copy") & (sweep_of(scores) == "")]["run"].unique()
+    assert not [r for r in trained if not (record / "runs" / f"{r}.json").is_file()], "run records are missing"
+    assert (record / "tables" / "iw_gains.csv").is_file() and all(json.loads(p.read_text()) for p in record.rglob("*.json"))

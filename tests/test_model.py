@@ -1,0 +1,118 @@
+"The model contract over every registered method, and what Implicit Warping promises beyond it."
+import subprocess, sys
+import pytest, torch
+from animrepro.core import torch_generator
+from animrepro.data.pairs import Batch
+from animrepro.losses import Criterion, LossConfig
+from animrepro.models.contract import METHODS, create_model
+
+SMALL = {"copy": {}, "implicit_warping": dict(size=32, levels=2, width=8, ceiling=16, features=16, values=16, blocks=2, keypoints=4, extra=3)}
+PERMUTATION_INVARIANT = {"implicit_warping"}
+TRAINABLE = sorted(set(METHODS) - {"copy"})
+
+
+def pictures(*shape, seed=0): return torch.rand(*shape, generator=torch_generator(seed, "pictures"))
+
+
+@pytest.fixture(params=METHODS)
+def model(request):
+    made = create_model(request.param, SMALL[request.param]).eval()
+    made.name = request.param
+    return made
+
+
+@torch.no_grad()
+def test_frames_have_the_shape_of_the_driving_ones(model):
+    for s in (1, 3):
+        frame = model.reconstruct(pictures(2, s, 3, 32, 32), pictures(2, 3, 32, 32, seed=1)).frame
+        assert frame.shape == (2, 3, 32, 32) and frame.min() >= 0 and frame.max() <= 1
+
+
+@torch.no_grad()
+def test_a_frame_does_not_depend_on_its_company(model):
+    sources, driving = pictures(3, 2, 3, 32, 32), pictures(3, 3, 32, 32, seed=1)
+    together, alone = model.reconstruct(sources, driving).frame[1:2], model.reconstruct(sources[1:2], driving[1:2]).frame
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_sources_encoded_once_serve_all_frames(model):
+    sources, driving = pictures(1, 2, 3, 32, 32), pictures(4, 3, 32, 32, seed=1)
+    source = model.encode(sources)
+    at_once = model.render(source, model.motion(driving)).frame
+    each = torch.cat([model.reconstruct(sources, d[None]).frame for d in driving])
+    assert torch.allclose(at_once, each, atol=1e-5)
+
+
+@torch.no_grad()
+def test_order_of_sources_does_not_matter_where_claimed(model):
+    if model.name not in PERMUTATION_INVARIANT: pytest.skip(f"{model.name} claims no invariance")
+    sources, driving = pictures(1, 3, 3, 32, 32), pictures(1, 3, 32, 32, seed=1)
+    assert torch.allclose(model.reconstruct(sources, driving).frame, model.reconstruct(sources[:, [2, 0, 1]], driving).frame, atol=1e-5)
+
+
+@torch.no_grad()
+def test_relative_transfer_of_no_movement_keeps_the_source_pose(model):
+    sources, driving = pictures(1, 1, 3, 32, 32), pictures(1, 3, 32, 32, seed=1)
+    source, motion = model.encode(sources), model.motion(driving)
+    still = model.render(source, model.transfer(source, motion, motion, "relative")).frame
+    assert still.shape == (1, 3, 32, 32)
+    if model.name == "implicit_warping":
+        moved = model.transfer(source, motion, motion, "relative")
+        assert torch.allclose(moved.points, model.motion(sources[:, 0]).points, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_gradients_reach_every_weight(name):
+    model = create_model(name, SMALL[name])
+    regions = torch.zeros(2, 2, 32, 32, dtype=torch.uint8); regions[:, :, 8:14, 8:20] = 1
+    batch = Batch(pictures(2, 2, 3, 32, 32), pictures(2, 3, 32, 32, seed=1), regions, torch.tensor([1, 2]), 0)
+    criterion = Criterion(LossConfig(levels=3, adversarial=1.0))
+    sum(model(batch, criterion)[1].values()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_weights_are_a_function_of_the_seed(name):
+    first, second, other = (create_model(name, SMALL[name], seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[k], second[k]) for k in first) and any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@torch.no_grad()
+def test_chunks_and_top_k_of_all_keys_change_nothing(monkeypatch):
+    model = create_model("implicit_warping", SMALL["implicit_warping"]).double().eval()
+    sources, driving = pictures(1, 2, 3, 32, 32).double(), pictures(1, 3, 32, 32, seed=1).double()
+    whole = model.reconstruct(sources, driving, extras=True)
+    monkeypatch.setattr("animrepro.attention.CHUNK_ELEMENTS", 300)
+    chunked = model.reconstruct(sources, driving, extras=True)
+    model.top_k = 2 * 64 + 2
+    nearly_all = model.reconstruct(sources, driving)
+    assert torch.allclose(whole.frame, chunked.frame) and torch.allclose(whole.extras["flow"], chunked.extras["flow"])
+    assert torch.allclose(whole.frame, nearly_all.frame, atol=1e-3)
+
+
+@torch.no_grad()
+def test_dropped_keys_are_not_looked_at():
+    from animrepro.attention import attend
+    q, k, v = pictures(1, 5, 8), pictures(1, 9, 8, seed=1), pictures(1, 9, 4, seed=2)
+    keep = torch.ones(1, 9, dtype=torch.bool); keep[0, 3:6] = False
+    rest = torch.cat([k[:, :3], k[:, 6:]], 1), torch.cat([v[:, :3], v[:, 6:]], 1)
+    assert torch.allclose(attend(q, k, v, keep), attend(q, *rest), atol=1e-6)
+    assert torch.allclose(attend(q, k, v, keep, top_k=6), attend(q, *rest), atol=1e-6)
+
+
+def test_eight_sources_at_512_fit_into_six_gib():
+    "The paper's architecture, one 512 × 512 frame from 8 sources, forward on the CPU: peak memory of a fresh process."
+    code = """
+import resource, sys, torch, yaml
+from animrepro.models.contract import create_model
+config = yaml.safe_load(open('params.yaml'))['methods']['implicit_warping']['paper']['model']
+model = create_model('implicit_warping', dict(config, size=512)).eval()
+with torch.inference_mode():
+    frame = model.reconstruct(torch.rand(1, 8, 3, 512, 512), torch.rand(1, 3, 512, 512)).frame
+assert frame.shape == (1, 3, 512, 512)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=__file__.rsplit("/", 2)[0], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 6

@@ -1,0 +1,138 @@
+"Training as a user meets it: killed, resumed, on several processes, with a discriminator, fine-tuned."
+import csv, json, os, signal, socket, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import load_file
+from animrepro.core import UserError, sha256
+from animrepro.data.catalog import PuppetsEntry, prepare
+from animrepro.data.store import FrameStore
+from animrepro.losses import LossConfig
+from animrepro.train import MethodConfig, TrainConfig, train
+
+ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
+SMALL = dict(levels=2, width=8, ceiling=16, features=16, values=16, blocks=1, keypoints=4, extra=3)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "puppets.zip"
+    prepare("puppets", PuppetsEntry("puppets", size=32, train=6, test=2, frames=8), path)
+    return FrameStore(path)
+
+
+def run(store, out, loss=None, seed=0, resume=False, model=SMALL, **schedule):
+    config = MethodConfig(model, loss or LossConfig(levels=3), TrainConfig(**{**dict(steps=6, batch=4, lr=1e-3, save_every=2), **schedule}))
+    return train(store, "implicit_warping", config, seed, out, resume)
+
+
+def test_same_seed_same_bytes_other_seed_other_weights(store, tmp_path):
+    first, again, other = (run(store, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert sha256(first) == sha256(again) != sha256(other)
+
+
+def test_workers_change_nothing(store, tmp_path):
+    run(store, tmp_path / "none"), run(store, tmp_path / "two", workers=2)
+    assert all(torch.equal(a, b) for a, b in zip(load_file(tmp_path / "none/weights.safetensors").values(), load_file(tmp_path / "two/weights.safetensors").values()))
+
+
+PROJECT = """
+run: {datasets: [tiny], methods: [implicit_warping], seeds: [0]}
+datasets:
+  tiny: {kind: puppets, scale: smoke, size: 32, train: 6, test: 2, frames: 8}
+methods:
+  implicit_warping:
+    smoke:
+      model: {levels: 2, width: 8, ceiling: 16, features: 16, values: 16, blocks: 1, keypoints: 4, extra: 3}
+      loss: {levels: 3}
+      train: {steps: 400, batch: 4, lr: 1.0e-3, save_every: 5}
+landmarks: {}
+evaluate: {}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "params.yaml").write_text(PROJECT)
+    subprocess.run([ANIMREPRO, "data", "prepare", "tiny"], cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path
+
+
+def command(project, *args): return [ANIMREPRO, "train", "tiny", "implicit_warping", *args], dict(cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_killed_and_resumed_is_uninterrupted(project):
+    args, how = command(project, "--steps", "40", "--out", "once")
+    subprocess.run(args, check=True, **how)
+    args, how = command(project, "--steps", "40", "--out", "twice", "--resume")
+    process = subprocess.Popen(args, **how)
+    state = project / "twice/state.pt"
+    deadline = time.time() + 120
+    while not state.exists() and process.poll() is None and time.time() < deadline: time.sleep(0.02)
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert state.exists() and not (project / "twice/weights.safetensors").exists(), "the run was over before it could be killed"
+    subprocess.run(args, check=True, **how)
+    assert json.loads((project / "twice/run.json").read_text())["resumed_at"]
+    assert sha256(project / "once/weights.safetensors") == sha256(project / "twice/weights.safetensors")
+    assert not state.exists()
+
+
+def test_a_state_of_other_parameters_is_not_resumed(store, tmp_path):
+    run(store, tmp_path / "a")
+    from animrepro.checkpoint import save_state
+    save_state(tmp_path / "b/state.pt", signature="of another run", step=3)
+    assert sha256(run(store, tmp_path / "b", resume=True)) == sha256(tmp_path / "a/weights.safetensors")
+
+
+def test_two_processes_agree_with_one(project):
+    "Two gloo processes on the CPU take half of each batch; gradients are averaged, so only rounding may differ."
+    args, how = command(project, "--steps", "4", "--out", "one")
+    subprocess.run(args, check=True, **how)
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--no-python"]
+    done = subprocess.run([*torchrun, *args[:-1], "two"], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, **how)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    one, two = (load_file(project / name / "weights.safetensors") for name in ("one", "two"))
+    assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-4
+
+
+def test_adversarial_training_moves_both(store, tmp_path):
+    run(store, tmp_path / "gan", loss=LossConfig(levels=3, adversarial=1.0))
+    rows = list(csv.DictReader(open(tmp_path / "gan/curve.csv")))
+    assert {"adversarial", "feature_matching", "discriminator"} <= set(rows[0]) and rows[0]["discriminator"] != rows[-1]["discriminator"]
+    # Killed and resumed, the discriminator goes on as well.
+    from animrepro import train as module
+    original = module.updates
+    def stopped(*a):
+        for step, terms in original(*a):
+            yield step, terms
+            if step == 4: raise KeyboardInterrupt
+    module.updates = stopped
+    try:
+        with pytest.raises(KeyboardInterrupt): run(store, tmp_path / "cut", loss=LossConfig(levels=3, adversarial=1.0))
+    finally: module.updates = original
+    assert sha256(run(store, tmp_path / "cut", loss=LossConfig(levels=3, adversarial=1.0), resume=True)) == sha256(tmp_path / "gan/weights.safetensors")
+
+
+def test_bf16_trains(store, tmp_path):
+    weights = load_file(run(store, tmp_path / "bf16", precision="bf16"))
+    assert all(v.isfinite().all() and v.dtype == torch.float32 for v in weights.values())
+
+
+def test_fine_tuning_at_double_size_starts_from_the_weights(store, tmp_path):
+    small = run(store, tmp_path / "small")
+    prepare("puppets", PuppetsEntry("puppets", size=64, train=4, test=1, frames=8), tmp_path / "large.zip")
+    large = load_file(run(FrameStore(tmp_path / "large.zip"), tmp_path / "large", init=str(small), steps=1, lr=1e-9))
+    small = load_file(small)
+    assert large["attention.key_position"].shape[-1] == 2 * small["attention.key_position"].shape[-1]
+    same = [k for k in small if not k.endswith("_position")]
+    assert all(torch.allclose(small[k], large[k], atol=1e-6) for k in same)
+
+
+def test_batch_that_cannot_be_shared_is_refused(store):
+    from animrepro.data.pairs import Pairs, loader
+    with pytest.raises(UserError, match="choose a multiple"): loader(Pairs(store, "train", 2, 0), 5, range(1), 0, 2)
+
+
+def test_weights_of_another_architecture_are_refused(store, tmp_path):
+    small = run(store, tmp_path / "small", steps=1)
+    with pytest.raises(UserError, match="another architecture"): run(store, tmp_path / "wide", model=dict(SMALL, values=32), init=str(small), steps=1)
