@@ -30,23 +30,26 @@ class DownBlock(nn.Module):
 
 # %% ../nbs/21_blocks.ipynb #33c9d24a
 class UpBlock(nn.Module):
-    "`(B, inputs, H, W)` to `(B, outputs, 2H, 2W)`: convolution, bilinear upsampling, normalisation, ReLU (IW, Fig. 9)."
-    def __init__(self, inputs: int, outputs: int):
+    """`(B, inputs, H, W)` to `(B, outputs, 2H, 2W)`: convolution, then 2 × upsampling and ReLU (IW, Fig. 9).
+    `upsample` is `bilinear`, the paper's, or `shuffle`: the convolution makes four values per cell, one for each fine pixel."""
+    def __init__(self, inputs: int, outputs: int, upsample: str = "bilinear"):
         super().__init__()
-        self.conv, self.norm = conv(inputs, outputs), norm(outputs)
+        self.upsample = upsample
+        self.conv = conv(inputs, outputs * 4 if upsample == "shuffle" else outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.norm(F.interpolate(self.conv(x), scale_factor=2, mode="bilinear", align_corners=False)))
+        x = self.conv(x)
+        if self.upsample == "shuffle": return F.relu(F.pixel_shuffle(x, 2))
+        return F.relu(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
 
 # %% ../nbs/21_blocks.ipynb #9f69b9bf
 class ResBlock(nn.Module):
-    "Pre-activation residual block: x + two times (normalisation, ReLU, convolution). Shape is kept (IW, Fig. 9)."
+    "Pre-activation residual block: x + two times (ReLU, convolution). Shape is kept (IW, Fig. 9)."
     def __init__(self, width: int):
         super().__init__()
-        self.norm1, self.conv1, self.norm2, self.conv2 = norm(width), conv(width, width), norm(width), conv(width, width)
+        self.conv1, self.conv2 = conv(width, width), conv(width, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 # %% ../nbs/21_blocks.ipynb #3f516bd1
 class UNet(nn.Module):

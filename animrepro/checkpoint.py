@@ -30,7 +30,7 @@ def read_about(path: str | Path) -> dict:
         with safe_open(path, "pt") as f: found = (f.metadata() or {}).get("animrepro")
     except FileNotFoundError as e: raise UserError(f"{path}: no such weights file; train first, or check the name") from e
     except (SafetensorError, OSError) as e: raise UserError(f"{path}: not a weights file of this project or damaged ({e}); make it again") from e
-    if not found: raise UserError(f"{path}: holds tensors, but not of this project; use `animrepro convert` for other checkpoints")
+    if not found: raise UserError(f"{path}: holds tensors, but not of this project; choose a file that `animrepro train` wrote")
     return json.loads(found)
 
 # %% ../nbs/41_checkpoint.ipynb #89ea0486

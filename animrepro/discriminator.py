@@ -20,6 +20,18 @@ class Discriminator(nn.Module):
         self.norms = nn.ModuleList(nn.Identity() if i == 0 else nn.InstanceNorm2d(w, affine=True) for i, w in enumerate(widths[1:]))
         self.head = spectral(nn.Conv2d(widths[-1], 1, 1))
 
+    def seeded(self, generator: torch.Generator) -> "Discriminator":
+        "Draws all weights, and the first vectors of the spectral norm, from `generator`."
+        with torch.no_grad():
+            for layer in (*self.convs, self.head):
+                weight = layer.parametrizations.weight
+                bound = weight.original[0].numel() ** -0.5
+                for p in (weight.original, layer.bias): p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
+                for name in ("_u", "_v"):
+                    vector = getattr(weight[0], name)
+                    vector.copy_(F.normalize(torch.randn(vector.shape, generator=generator), dim=0))
+        return self
+
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         x, features = images, []
         for conv, norm in zip(self.convs, self.norms):

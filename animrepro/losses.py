@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from typing import Literal
 from torch import nn
-from .core import UserError, find_weights
+from .core import find_weights, torch_generator
 from .discriminator import Discriminator
 from .warp import resize
 
@@ -47,7 +47,7 @@ def load_features(network: str, taps: dict[str, tuple[int, ...]] = TAPS) -> nn.S
 
 # %% ../nbs/27_losses.ipynb #a6a0023b
 class FeaturePyramid(nn.Module):
-    "Mean absolute difference of classifier features, summed over its taps and over a pyramid (Johnson et al. 2016; FOMM Eq. 8)."
+    "Mean absolute difference of classifier features, summed over its taps and over a pyramid (Johnson et al. 2016; used by FOMM)."
     def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], levels: int = 4):
         super().__init__()
         for layer in layers:
@@ -75,7 +75,7 @@ class FeaturePyramid(nn.Module):
 
 # %% ../nbs/27_losses.ipynb #904db0b4
 def equivariance(points: torch.Tensor, points_of_deformed: torch.Tensor, deformation) -> torch.Tensor:
-    "Mean |p - T(p')| over keypoints `(B, K, 2)` (FOMM Eq. 5). `deformation` is a `Deformation` of animrepro.tps."
+    "Mean |p - T(p')| over keypoints `(B, K, 2)` (FOMM's equivariance constraint). `deformation` is a `Deformation` of animrepro.tps."
     return (points - deformation.points(points_of_deformed)).abs().mean()
 
 # %% ../nbs/27_losses.ipynb #a867bbcf
@@ -102,11 +102,11 @@ class LossConfig:
 # %% ../nbs/27_losses.ipynb #15d8eb20
 class Criterion(nn.Module):
     "The networks that judge a prediction. They are no part of the model and are not saved with its weights."
-    def __init__(self, config: LossConfig):
+    def __init__(self, config: LossConfig, seed: int = 0):
         super().__init__()
         self.config = config
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
-        self.discriminator = Discriminator() if config.adversarial else None
+        self.discriminator = Discriminator().seeded(torch_generator(seed, "discriminator")) if config.adversarial else None
 
     def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         "Weighted terms for a prediction `(B, 3, H, W)`: perceptual, and with a discriminator adversarial and feature matching."

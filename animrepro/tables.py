@@ -7,8 +7,8 @@ __all__ = ['GAIN_COLUMNS', 'COMPONENTS', 'HEADS', 'NAMES', 'DATASETS', 'DIGITS',
            'published', 'read_scores', 'run_folders', 'collect', 'in_order', 'sweep_of', 'opponents', 'read_rows',
            'paired', 'find_gains', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_keys', 'grid', 'Table',
            'lines_of', 'by_component', 'our_blocks', 'notes', 'published_blocks', 'to_markdown', 'escape_latex',
-           'to_latex', 'to_long', 'write_text', 'write_blocks', 'headline', 'write_tables', 'merge', 'promote',
-           'training_folder', 'copy_record']
+           'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_blocks', 'headline', 'write_tables', 'merge',
+           'promote', 'training_folder', 'copy_record']
 
 # %% ../nbs/60_tables.ipynb #1bdcbfae
 import itertools, json
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd
+from .checkpoint import load_weights, read_about, save_weights
 from .core import UserError, load_params, write_atomic
 from .evaluate import COLUMNS, METRICS, save_table
 from .record import write_json
@@ -305,10 +306,14 @@ def to_long(table: Table, record: Evidence, run: Evidence) -> pd.DataFrame:
     # The published data sets have names of their own, so the lines never meet ours.
     return pd.concat([printed, ours[0].merge(ours[1], on=keys, how="outer")], ignore_index=True)
 
-# %% ../nbs/60_tables.ipynb #1d5683a4
+# %% ../nbs/60_tables.ipynb #622882ef
+def write_bytes(path: Path, content: bytes):
+    "Writes a file, whole or not at all."
+    with write_atomic(path) as temp: temp.write_bytes(content)
+
 def write_text(path: Path, text: str):
     "Writes a text file, whole or not at all."
-    with write_atomic(path) as temp: temp.write_text(text, encoding="utf8")
+    write_bytes(path, text.encode())
 
 # %% ../nbs/60_tables.ipynb #8dbddd73
 def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
@@ -358,9 +363,10 @@ def promote(root: str | Path) -> list[str]:
     record = Evidence(target, merge(record.scores, run.scores), merge(record.gains, run.gains))
     save_table(target / "scores.csv", record.scores)
     for name in dict.fromkeys(run.scores["run"]): copy_record(root, run.scores.query("run == @name").iloc[0], target / "runs")
-    copies = {"landmarks.json": run.folder / "landmarks" / "landmarks.json"} | {f"figures/{p.name}": p for p in sorted((run.folder / "figures").glob("*.json"))}
+    figures = sorted(p for p in (run.folder / "figures").glob("*") if p.suffix in (".json", ".png", ".gif"))
+    copies = {"landmarks.json": run.folder / "landmarks" / "landmarks.json"} | {f"figures/{p.name}": p for p in figures}
     for name, path in copies.items():
-        if path.is_file(): write_text(target / name, path.read_text(encoding="utf8"))
+        if path.is_file(): write_bytes(target / name, path.read_bytes())
     write_blocks(target / "tables", record, None)
     return list(dict.fromkeys(run.scores["run"]))
 
@@ -379,4 +385,9 @@ def copy_record(root: Path, line: pd.Series, target: Path):
     "Copies run record and curve of a run to `<run>.json` and `<run>.curve.csv`, as far as they are there."
     folder = training_folder(root, line)
     for source, name in (("run.json", f"{line['run']}.json"), ("curve.csv", f"{line['run']}.curve.csv")):
-        if folder and (folder / source).is_file(): write_text(target / name, (folder / source).read_text(encoding="utf8"))
+        if folder and (folder / source).is_file(): write_bytes(target / name, (folder / source).read_bytes())
+    weights = folder and folder / "weights.safetensors"
+    # Weights of record in half precision, for `animrepro animate` straight after a clone; those of ablations stay where they are.
+    if weights and weights.is_file() and "/" not in line["run"]:
+        about = {k: v for k, v in read_about(weights).items() if k not in ("method", "config")}
+        save_weights(target.parent / "weights" / f"{line['run']}.safetensors", load_weights(weights), line["method"], half=True, **about)

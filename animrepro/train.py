@@ -91,11 +91,11 @@ class Learner:
         self.optimizers[name].step()
 
 # %% ../nbs/40_train.ipynb #62613ae4
-def learner(model: Animator, config: MethodConfig) -> Learner:
+def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     "Puts a model on the devices that accelerate finds: CPU, GPU, or this process's share of several."
     accelerator = Accelerator()
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas)
-    criterion = Criterion(config.loss).to(accelerator.device)
+    criterion = Criterion(config.loss, seed).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, adam(model))
     optimizers, judge = {"model": optimizer}, None
     if criterion.discriminator is not None:
@@ -144,7 +144,7 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
     out = Path(out)
     model = create_model(method, dict(config.model, size=store.size), seed, f"params.yaml: methods.{method}: model")
     if config.train.init: start_from(model, config.train.init)
-    learn, mark = learner(model, config), signature(method, config, seed, store)
+    learn, mark = learner(model, config, seed), signature(method, config, seed, store)
     first, spent, curve = load_progress(out / "state.pt", learn, mark) if resume else (0, 0.0, [])
     start, steps = time.perf_counter() - spent, config.train.steps
     for step, terms in updates(learn, store, seed, first):

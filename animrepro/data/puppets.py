@@ -371,7 +371,16 @@ def _draw_room(room: SimpleNamespace, size: int) -> np.ndarray:
     put = lambda mask, colour: [np.copyto(p, np.float32(v), where=mask) for p, v in zip(planes, colour)]
     _room_objects(room, X, Y, put)
     _room_sides(room, X, Y, put)
-    return np.stack([p.reshape(size, fine, size, fine).mean((1, 3), dtype=np.float32) for p in planes])
+    return _out_of_focus(np.stack([p.reshape(size, fine, size, fine).mean((1, 3), dtype=np.float32) for p in planes]))
+
+def _out_of_focus(planes: np.ndarray, sigma: float = 0.04) -> np.ndarray:
+    "Planes (C, size, size) blurred by a Gaussian of `sigma` in units of [-1, 1], as the lens of a portrait does."
+    reach = math.ceil(1.5 * sigma * planes.shape[-1])
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) * 2 / planes.shape[-1] / sigma) ** 2).astype(np.float32)
+    for _ in range(2):
+        padded = np.pad(planes, ((0, 0), (0, 0), (reach, reach)), "edge")
+        planes = sum(w * padded[..., i:i + planes.shape[-1]] for i, w in enumerate(weights / weights.sum())).swapaxes(1, 2)
+    return planes
 
 # %% ../../nbs/10_data.puppets.ipynb #1ea86aab
 def _body(pose: _Pose) -> SimpleNamespace:

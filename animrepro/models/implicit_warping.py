@@ -6,9 +6,10 @@
 __all__ = ['Config', 'SpatialEncoder', 'value_encoder', 'decoder', 'Source', 'ImplicitWarping', 'encode', 'motion', 'transfer',
            'render', 'look', 'losses', 'keep']
 
-# %% ../../nbs/31_models.implicit_warping.ipynb #d8b0b03c
+# %% ../../nbs/31_models.implicit_warping.ipynb #d8cce782
 import torch
 from dataclasses import dataclass, replace
+from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
 from ..blocks import ResBlock, UNet, UpBlock, conv, norm, seeded_init
@@ -34,6 +35,7 @@ class Config:
     extra: int = 26
     residual: bool = True
     blocks: int = 8
+    upsample: Literal["bilinear", "shuffle"] = "bilinear"
     variance: float = 0.01
     temperature: float = 0.1
     semantic_dropout: float = 0.1
@@ -60,7 +62,7 @@ def value_encoder(config: Config) -> nn.Sequential:
 def decoder(config: Config) -> nn.Sequential:
     "Warped features `(B, D', h, w)` to a frame `(B, 3, 4h, 4w)` in [0, 1] (IW appendix C)."
     d = config.values
-    return nn.Sequential(*(ResBlock(d) for _ in range(config.blocks)), UpBlock(d, d // 2), UpBlock(d // 2, d // 4), conv(d // 4, 3, 7), nn.Sigmoid())
+    return nn.Sequential(*(ResBlock(d) for _ in range(config.blocks)), UpBlock(d, d // 2, config.upsample), UpBlock(d // 2, d // 4, config.upsample), conv(d // 4, 3, 7), nn.Sigmoid())
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #15abeb35
 @dataclass
