@@ -6,8 +6,8 @@
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'learner', 'signature', 'save_progress',
            'load_progress', 'start_from', 'train', 'updates', 'finish']
 
-# %% ../nbs/40_train.ipynb #0747658a
-import csv, hashlib, json, time
+# %% ../nbs/40_train.ipynb #98203f65
+import csv, hashlib, json, os, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -93,7 +93,8 @@ class Learner:
 # %% ../nbs/40_train.ipynb #62613ae4
 def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     "Puts a model on the devices that accelerate finds: CPU, GPU, or this process's share of several."
-    accelerator = Accelerator()
+    # accelerate joins processes on CPUs only when told that there is no GPU to use.
+    accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available())
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas)
     criterion = Criterion(config.loss, seed).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, adam(model))
@@ -153,7 +154,7 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
             save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
     if learn.accelerator.is_main_process:
         record = dict(method=method, seed=seed, steps=steps, seconds=round(time.perf_counter() - start, 1), peak_memory_gib=peak_memory(),
-                      parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None, **about, config=asdict(config), **circumstances())
+                      parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None, processes=learn.accelerator.num_processes, **about, config=asdict(config), **circumstances())
         finish(out, learn, record, curve)
     learn.accelerator.wait_for_everyone()
     return out / "weights.safetensors"
