@@ -27,7 +27,7 @@ def main(args: list[str] | None = None):
 @click.group(context_settings=dict(help_option_names=["-h", "--help"]), no_args_is_help=False)
 @click.version_option(package_name="animrepro")
 def cli():
-    "Replication of Implicit Warping, TPSMM and LIA: data, training, evaluation, tables, figures, and animation of your own pictures."
+    "Replication of image-animation papers: data, training, evaluation, tables, figures, and animation of your own pictures."
 
 # %% ../nbs/65_cli.ipynb #2e12a3d7
 def store_path(dataset: str) -> Path:

@@ -97,7 +97,6 @@ def test_two_processes_agree_with_one(project):
     length = lambda a, b: sum((a[k] - b[k]).square().sum() for k in a).sqrt().item()
     # Adam turns rounding of a gradient near zero into a whole step, so single weights may differ; their sum may not.
     assert [json.loads((project / name / "run.json").read_text())["processes"] for name in ("one", "two")] == [1, 2]
-    print("two processes against one, relative:", length(one, two) / length(one, start))
     assert length(one, two) < 0.1 * length(one, start)
 
 
