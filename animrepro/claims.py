@@ -50,13 +50,18 @@ class Quantity:
     sources: int = 1
     metric: str = ""
     minus: dict | None = None
-    code: bool = False  # size of the motion code per keypoint
+    beyond: str = ""  # a method whose gain is taken away from this one's
+    code: str = ""  # size of the motion code divided by this field of the model's config
     file: str = ""  # JSON of a figure, with the keys `value`, `less` (subtracted) and `over` (divided by)
     value: str = ""
     less: str = ""
     over: str = ""
     interval: tuple[str, ...] = ()  # keys of the ends of its interval, which must then exclude zero
     rule: Rule | None = None  # in the place of the claim's
+
+    def opponent(self) -> str:
+        "The second term of the difference as `gains.csv` names it."
+        return ", ".join([f"{k}={v}" for k, v in self.minus.items()] + [f"beyond {self.beyond}"] * bool(self.beyond))
 
 # %% ../nbs/62_claims.ipynb #d08e163e
 @dataclass
@@ -93,12 +98,11 @@ def read_claims(path: str | Path) -> tuple[Claim, ...]:
 def measure(quantity: Quantity, evidence: Evidence) -> list[Interval]:
     "The values of a quantity in a folder of evidence, one per seed; empty where nothing was measured."
     if quantity.file: return measure_figure(quantity, evidence)
-    if quantity.minus: (term, other), = quantity.minus.items()
-    lines = evidence.gains[evidence.gains["minus"] == f"{term}={other}"] if quantity.minus else evidence.scores
+    lines = evidence.gains[evidence.gains["minus"] == quantity.opponent()] if quantity.minus else evidence.scores
     wanted = ["dataset", "scale", "method", "variant"] + ([] if quantity.code else ["sources", "metric"])
     for name in wanted: lines = lines[lines[name] == getattr(quantity, name)]
-    # Components are compared inside a sweep; everything else is a question to the main runs.
-    lines = lines[(sweep_of(lines) != "") == (quantity.minus is not None and "variant" in quantity.minus)]
+    # Variants are compared inside a sweep; everything else is a question to the main runs.
+    lines = lines[(sweep_of(lines) != "") == ("variant" in (quantity.minus or {}))]
     if quantity.code: return measure_code(quantity, evidence, list(dict.fromkeys(lines["run"])))
     return [Interval(*(float(line[k]) for k in ("value", "low", "high")), int(line["clips"]), int(line["frames"])) for _, line in lines.iterrows()]
 
@@ -118,11 +122,12 @@ def measure_figure(quantity: Quantity, evidence: Evidence) -> list[Interval]:
 
 # %% ../nbs/62_claims.ipynb #fd5f2867
 def measure_code(quantity: Quantity, evidence: Evidence, runs: list[str]) -> list[Interval]:
-    "Numbers per keypoint and frame of the models that were trained, from their run records."
+    "Numbers per frame and keypoint (or whatever `code` names) of the models that were trained, from their run records."
     paths = [*evidence.folder.glob("runs/*.json"), *evidence.folder.glob("train/*/run.json")]
     records = [evidence.read_json(p.relative_to(evidence.folder)) for p in sorted(paths)]
     configs = [r["config"]["model"] for r in records if run_name(*(r[k] for k in ("dataset", "scale", "method", "variant", "seed"))) in runs]
-    return [exact(create_model(quantity.method, config).motion_numbers() / config["keypoints"]) for config in configs]
+    models = [create_model(quantity.method, config) for config in configs]
+    return [exact(m.motion_numbers() / getattr(m.config, quantity.code)) for m in models]
 
 # %% ../nbs/62_claims.ipynb #a71aba83
 def judge(value: Interval, rule: Rule, difference: bool) -> str:
@@ -195,10 +200,10 @@ def show_claims(root: str | Path) -> str:
 START, END = "<!-- results: generated -->", "<!-- /results -->"
 
 def readme_block(root: str | Path) -> str:
-    "The results of record as Markdown: scores from one and from several sources, and a verdict on every claim."
+    "The results of record as Markdown: scores from one and from several sources, video reconstruction, modes of transfer, and a verdict on every claim."
     root = Path(root)
     record, text = read_evidence(root / "results" / "record"), []
-    for table in TABLES[:2]: text.append(to_markdown(table.title, our_blocks(table, "Record", record), level=3))
+    for table in (t for t in TABLES if t.name in ("iw_table1", "iw_table2", "tpsmm_table1", "cross")): text.append(to_markdown(table.title, our_blocks(table, "Record", record), level=3))
     rows = []
     for claim in read_claims(root / "claims.yaml"):
         verdict = find_verdict(claim, record)

@@ -54,11 +54,12 @@ def data():
 @data.command()
 @click.argument("dataset")
 @click.option("--root", type=click.Path(), help="Folder with the clips: a copy of the data set, or videos of your own.")
-def prepare(dataset: str, root: str | None):
+@click.option("--regions", type=click.Choice(["none", "faces"]), help="faces: label eyes, nose and mouth of real faces, for semantic dropout [default: params.yaml's, else none].")
+def prepare(dataset: str, root: str | None, regions: str | None):
     "Write data/DATASET.zip: a data set of params.yaml or, with --root, a folder of videos."
     from animrepro.core import load_params
     from animrepro.data.catalog import dataset_entry, prepare
-    report = prepare(dataset, dataset_entry(dataset, load_params().datasets, root), store_path(dataset))
+    report = prepare(dataset, dataset_entry(dataset, load_params().datasets, root, regions), store_path(dataset))
     for line in report.skipped: click.echo(f"skipped {line}", err=True)
     click.echo(report)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'learner', 'signature', 'save_progress',
-           'load_progress', 'start_from', 'train', 'updates', 'finish']
+           'load_progress', 'start_from', 'train', 'updates', 'disentangle', 'finish']
 
 # %% ../nbs/40_train.ipynb #98203f65
 import csv, hashlib, json, os, time
@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
+from .avd import AvdConfig, clip_keypoints, train_avd
 from .checkpoint import load_state, load_weights, save_state, save_weights
 from .core import UserError, typed, write_atomic
 from .data.pairs import Augment, Batch, Pairs, loader
@@ -25,12 +26,15 @@ from .record import circumstances, peak_memory, write_json
 # %% ../nbs/40_train.ipynb #fb06ecbf
 @dataclass
 class TrainConfig:
-    "The schedule. `drop_at` holds fractions of the run at which the rate is divided by 10; `init` names weights to start from."
+    """The schedule. `drop_at` holds fractions of the run at which the rate is divided by 10; `clip` bounds every gradient of the parts
+    that a model names in `clipped` (0 is no bound); `init` names weights to start from."""
     steps: int = 300_000
     batch: int = 8
     lr: float = 2e-4
     betas: tuple[float, ...] = (0.5, 0.999)
     drop_at: tuple[float, ...] = (0.833,)
+    weight_decay: float = 0.0
+    clip: float = 0.0
     sources: int = 3
     flip: float = 0.0
     jitter: float = 0.0
@@ -46,6 +50,7 @@ class MethodConfig:
     model: dict = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    avd: AvdConfig = field(default_factory=AvdConfig)  # for models with an AVD network
 
 # %% ../nbs/40_train.ipynb #747c2553
 def method_config(methods: dict, method: str, scale: str, steps: int | None = None) -> MethodConfig:
@@ -75,6 +80,7 @@ class Learner:
         "One update of model and discriminator; gives the weighted loss terms."
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups: group["lr"] = learning_rate(batch.step, self.config.train)
+        batch.progress = batch.step / self.config.train.steps
         self.criterion.requires_grad_(False)
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             rendering, terms = self.model(batch, self.criterion)
@@ -88,14 +94,20 @@ class Learner:
     def _descend(self, name: str, loss: torch.Tensor):
         self.optimizers[name].zero_grad()
         self.accelerator.backward(loss)
+        if name == "model" and self.config.train.clip: self._clip()
         self.optimizers[name].step()
+
+    def _clip(self):
+        # Part by part and by the largest entry, as TPSMM's code does.
+        model = self.accelerator.unwrap_model(self.model)
+        for part in model.clipped: torch.nn.utils.clip_grad_norm_(getattr(model, part).parameters(), self.config.train.clip, float("inf"))
 
 # %% ../nbs/40_train.ipynb #62613ae4
 def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     "Puts a model on the devices that accelerate finds: CPU, GPU, or this process's share of several."
     # accelerate joins processes on CPUs only when told that there is no GPU to use.
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available())
-    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas)
+    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay)
     criterion = Criterion(config.loss, seed).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, adam(model))
     optimizers, judge = {"model": optimizer}, None
@@ -152,7 +164,9 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
         if step % max(1, steps // 200) == 0 or step == steps - 1: curve.append({"step": step, **{k: v.item() for k, v in terms.items()}})
         if (step + 1) % config.train.save_every == 0 and step + 1 < steps:
             save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
+    if steps > first: save_progress(out / "state.pt", learn, steps, time.perf_counter() - start, curve, mark)
     if learn.accelerator.is_main_process:
+        disentangle(learn, store, seed)
         record = dict(method=method, seed=seed, steps=steps, seconds=round(time.perf_counter() - start, 1), peak_memory_gib=peak_memory(),
                       parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None, processes=learn.accelerator.num_processes, **about, config=asdict(config), **circumstances())
         finish(out, learn, record, curve)
@@ -170,6 +184,15 @@ def updates(learn: Learner, store: FrameStore, seed: int, first: int):
         terms = learn.step(batch.to(accelerator.device))
         if batch.step % 50 == 0 and not bar.disable: bar.set_postfix({k: f"{v.item():.3f}" for k, v in terms.items()})
         yield batch.step, terms
+
+# %% ../nbs/40_train.ipynb #89d26674
+def disentangle(learn: Learner, store: FrameStore, seed: int):
+    "Trains the AVD network of a model that has one."
+    model = learn.accelerator.unwrap_model(learn.model).eval()
+    if getattr(model, "avd", None) is None: return
+    keypoints = clip_keypoints(model.detector, store, learn.config.avd.frames, learn.accelerator.device)
+    train_avd(model.avd.train(), keypoints, learn.config.avd, seed)
+    model.eval()
 
 # %% ../nbs/40_train.ipynb #7ff274b9
 def finish(out: Path, learn: Learner, record: dict, curve: list[dict]):

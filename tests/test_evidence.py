@@ -14,12 +14,12 @@ PARAMS = "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds
 
 # ---- a made-up project ---------------------------------------------------------------------------------------------------------------
 
-def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500):
-    "Rows and scores of a made-up run: PSNR starts at `level` and rises by `gain` with each source; L1 falls with it."
+def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500, **scaled):
+    "Rows and scores of a made-up run: PSNR starts at `level` and rises by `gain` with each source; L1 falls with it. `scaled` are further columns, as factors of PSNR."
     draw, tables = np.random.default_rng(seed), []
     for sources in (1, 2, 3):
         psnr = level + gain * (sources - 1) + np.repeat(np.arange(5) / 5, 4) + 0.01 * draw.normal(size=20)
-        tables.append(pd.DataFrame(dict(sources=sources, frame=np.tile(np.arange(4), 5), clip=np.repeat(list("abcde"), 4), psnr=psnr, l1=300 / psnr)))
+        tables.append(pd.DataFrame(dict(sources=sources, frame=np.tile(np.arange(4), 5), clip=np.repeat(list("abcde"), 4), psnr=psnr, l1=300 / psnr, **{name: factor * psnr for name, factor in scaled.items()})))
     about = dict(dataset=dataset, scale="quick", method=method, variant=variant, seed=seed)
     save_rows(folder / "rows.parquet", pd.concat(tables))
     return summarise(pd.concat(tables), **about, steps=steps, run=run_name(**about))
@@ -41,6 +41,26 @@ def project(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def three(project):
+    "The made-up project with three methods, of which the last mentioned are worse, and the sweeps of TPSMM."
+    (project / "params.yaml").write_text(PARAMS.replace("[implicit_warping]", "[implicit_warping, tpsmm, fomm]"))
+    made = project / "results" / "run"
+    worse = dict(akd=-1, mkr=-0.1, jitter=-2)  # rise where PSNR falls
+    for dataset in ("puppets", "actions"):
+        for method, level, gain in (("tpsmm", 24.0, 0.2), ("fomm", 23.0, 0.1)):
+            for seed in (0, 1):
+                folder = made / "evaluate" / f"{dataset}-{method}-{seed}"
+                modes = dict(cross_psnr=0.7, cross_psnr_relative=0.8) | (dict(cross_psnr_avd=0.9) if method == "tpsmm" else {})
+                save_table(folder / "scores.csv", add_run(folder, dataset, method, "full", seed, level + seed / 10, gain, **worse, **modes))
+    sweeps = {"tpsmm_components": [("tpsmm", v, 22 + i / 10) for i, v in enumerate(("tps", "dropout", "masks", "background", "full"))],
+              "tpsmm_transformations": [("fomm", f"k{5 * n}", 21 - n / 10) for n in (1, 2, 4)] + [("tpsmm", f"k{2 * n}", 22 + n / 10) for n in (1, 2, 4)]}
+    for name, runs in sweeps.items():
+        parts = [add_run(made / "ablations" / name / f"{v}-{s}", "puppets", m, v, s, level, 0.1, 200, **worse) for m, v, level in runs for s in (0, 1)]
+        save_table(made / "ablations" / name / "scores.csv", pd.concat(parts))
+    return project
+
+
 def claim(name): return next(c for c in read_claims(ROOT / "claims.yaml") if c.id == name)
 
 
@@ -51,45 +71,64 @@ def verdicts(root, folder="run"):
 
 # ---- published numbers ---------------------------------------------------------------------------------------------------------------
 
-TEXTS = {  # table and data sets -> file, start of the line that holds the whole table
-    ("1", None): ("implicit_warping.txt", "TalkingHead-1KH [41] VoxCeleb2 [26]"),
-    ("2", "thkh-512"): ("implicit_warping.txt", "TalkingHead1KH ( faces) #Source frames"),
-    ("2", "ted-384"): ("implicit_warping.txt", "TED Talk ( upper bodies) #Source frames"),
-    ("5", None): ("implicit_warping.txt", "Residual connection ✘ ✔ ✔ Extra key-value"),  # Table 4: the same means
+TEXTS = {  # paper, table and data sets -> file, start of the first line of the table, start of the line after it (none: it is one line)
+    ("IW", "1", None): ("implicit_warping.txt", "TalkingHead-1KH [41] VoxCeleb2 [26]", None),
+    ("IW", "2", "thkh-512"): ("implicit_warping.txt", "TalkingHead1KH ( faces) #Source frames", None),
+    ("IW", "2", "ted-384"): ("implicit_warping.txt", "TED Talk ( upper bodies) #Source frames", None),
+    ("IW", "5", None): ("implicit_warping.txt", "Residual connection ✘ ✔ ✔ Extra key-value", None),  # Table 4: the same means
+    ("TPSMM", "1", None): ("tps_motion.txt", "TaiChiHD TED-talks VoxCeleb MGif", "Table 1:"),
+    ("TPSMM", "2", None): ("tps_motion.txt", "Continuity Authenticity", "Table 2:"),
+    ("TPSMM", "3", None): ("tps_motion.txt", "K=5, (K=2 for ours) K=10", "Table 3:"),
+    ("TPSMM", "4", None): ("tps_motion.txt", "Table 3:", "Table 4:"),
 }
 
 
-@pytest.mark.parametrize("table, dataset", TEXTS)
-def test_published_numbers_are_those_of_the_paper(shared, table, dataset):
+def lines_between(text, start, end):
+    "The lines from the one that begins with `start` up to the one that begins with `end`; the line of `start` alone where there is no `end`."
+    lines = [" ".join(l.split()) for l in text.splitlines()]
+    first, = [i for i, l in enumerate(lines) if l.startswith(start)]
+    return "\n".join(lines[first:next(i for i, l in enumerate(lines) if l.startswith(end))] if end else lines[first:first + 1])
+
+
+@pytest.mark.parametrize("paper, table, dataset", TEXTS)
+def test_published_numbers_are_those_of_the_paper(shared, paper, table, dataset):
     "Every decimal number of the printed table, digit by digit and in its order: nothing is missing, changed or added."
-    name, start = TEXTS[table, dataset]
-    line, = [l for l in (shared / "papers" / name).read_text(encoding="utf8").splitlines() if l.startswith(start)]
-    ours = published().query("table == @table")
+    name, start, end = TEXTS[paper, table, dataset]
+    printed = lines_between((shared / "papers" / name).read_text(encoding="utf8"), start, end)
+    ours = published().query("paper == @paper and table == @table")
     if dataset: ours = ours.query("dataset == @dataset")
-    assert ours["value"].tolist() == re.findall(r"\d+\.\d+", line.replace("@0.1", "").replace("@0.5", ""))
+    assert ours["value"].tolist() == re.findall(r"\d+\.\d+", printed.replace("@0.1", "").replace("@0.5", ""))
 
 
 def test_published_deviations_are_those_of_the_supplement(shared):
     printed = re.findall(r"(\d+\.\d+) \\pm (\d+\.\d+)", (shared / "papers" / "implicit_warping_supplement.txt").read_text(encoding="utf8"))
-    ours = published().query("table == '5'")
+    ours = published().query("paper == 'IW' and table == '5'")
     assert list(zip(ours["value"], ours["std"])) == printed and ours["metric"].drop_duplicates().tolist() == ["psnr", "l1", "lpips", "akd", "fid"]
 
 
 def test_published_cells_are_complete_and_in_place():
     cells = published()
-    assert not cells.duplicated(["table", "dataset", "method", "sources", "variant", "metric"]).any()
-    count = cells.groupby(["table", "dataset"]).size().to_dict()
-    assert count == {("1", "thkh-512"): 15, ("1", "vox2-256"): 15, ("1", "ted-384"): 24, ("2", "thkh-512"): 45, ("2", "ted-384"): 48, ("5", "thkh-256"): 15}
+    assert not cells.duplicated(["paper", "table", "dataset", "method", "sources", "variant", "metric"]).any()
+    count = {" ".join(k): n for k, n in cells.groupby(["paper", "table", "dataset"]).size().items()}
+    assert count == {"IW 1 thkh-512": 15, "IW 1 vox2-256": 15, "IW 1 ted-384": 24, "IW 2 thkh-512": 45, "IW 2 ted-384": 48, "IW 5 thkh-256": 15,
+                     "TPSMM 1 taichi-256": 20, "TPSMM 1 ted-384": 12, "TPSMM 1 vox-256": 15, "TPSMM 1 mgif": 3,
+                     "TPSMM 2 taichi-256": 2, "TPSMM 2 ted-384": 2, "TPSMM 2 vox-256": 2, "TPSMM 3 taichi-256": 36, "TPSMM 4 taichi-256": 24}
     def value(**where): return cells.loc[(cells[list(where)] == pd.Series(where)).all(axis=1), "value"].item()
-    assert value(table="2", dataset="ted-384", method="implicit_warping", sources=3, metric="mkr@0.5") == "0.021"
-    assert value(table="2", dataset="thkh-512", method="fv2v", sources=3, metric="akd") == "6.201"
-    assert value(table="1", dataset="ted-384", method="mraa", metric="akd@0.5") == "4.13"
+    assert value(paper="IW", table="2", dataset="ted-384", method="implicit_warping", sources=3, metric="mkr@0.5") == "0.021"
+    assert value(paper="IW", table="2", dataset="thkh-512", method="fv2v", sources=3, metric="akd") == "6.201"
+    assert value(paper="IW", table="1", dataset="ted-384", method="mraa", metric="akd@0.5") == "4.13"
+    assert value(paper="TPSMM", table="1", dataset="vox-256", method="monkey_net", metric="aed") == "0.199"
+    assert value(paper="TPSMM", table="1", dataset="mgif", method="tpsmm", metric="l1") == "0.0212"
+    assert value(paper="TPSMM", table="2", dataset="ted-384", metric="authenticity") == "58.44"
+    assert value(paper="TPSMM", table="3", dataset="taichi-256", method="mraa", variant="k20", metric="akd") == "5.17"
+    assert value(paper="TPSMM", table="4", dataset="taichi-256", variant="background", metric="mkr") == "0.020"
 
 
 def test_claims_quote_the_paper(shared):
-    text = "".join(p.read_text(encoding="utf8") for p in (shared / "papers").glob("implicit_warping*.txt"))
-    quoted = [(c.id, n) for c in read_claims(ROOT / "claims.yaml") for n in re.findall(r"\d+\.\d+", c.published)]
-    assert len(quoted) > 20 and not [q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[1])}(?![\d.])", text)]
+    texts = {"IW": "implicit_warping*.txt", "TPSMM": "tps_motion.txt"}
+    texts = {paper: "".join(p.read_text(encoding="utf8") for p in (shared / "papers").glob(names)) for paper, names in texts.items()}
+    quoted = [(c.id, c.paper, n) for c in read_claims(ROOT / "claims.yaml") for n in re.findall(r"\d+\.\d+", c.published)]
+    assert len(quoted) > 50 and not [q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[2])}(?![\d.])", texts[q[1]])]
 
 
 # ---- reading a run -------------------------------------------------------------------------------------------------------------------
@@ -149,6 +188,44 @@ def test_no_column_holds_published_numbers_and_ours(project):
         assert heads == sorted(heads) and set(heads) == {"Published", "Record", "This run"} and "not computed at this scale" in text and MISSING in text
 
 
+def test_gains_compare_methods_once_and_gains_of_gains(three):
+    write_tables(three)
+    gains = read_evidence(three / "results" / "run").gains
+    assert not gains.duplicated(["run", "sources", "metric", "minus"]).any()
+    main = gains[(sweep_of(gains) == "") & (gains["metric"] == "psnr") & (gains["dataset"] == "puppets") & (gains["seed"] == 0)].set_index(["method", "sources", "minus"])["value"]
+    against = {(m, minus) for m, _, minus in main.index if minus.startswith("method") and minus != "method=copy"}
+    assert against == {("implicit_warping", "method=fomm"), ("tpsmm", "method=fomm"), ("implicit_warping", "method=tpsmm")}
+    beyond = main["implicit_warping", 3, "sources=1, beyond fomm"]
+    assert np.isclose(beyond, main["implicit_warping", 3, "sources=1"] - main["fomm", 3, "sources=1"], atol=1e-3) and np.isclose(beyond, 0.8, atol=0.03)
+    assert ("implicit_warping", 1, "sources=1, beyond fomm") not in main.index and ("fomm", 3, "sources=1, beyond tpsmm") not in main.index
+    modes = gains[gains["minus"].str.startswith("mode=")]
+    assert set(zip(modes["metric"], modes["minus"])) == {("cross_psnr_relative", "mode=absolute"), ("cross_psnr_avd", "mode=absolute"), ("cross_psnr_avd", "mode=relative")} and set(modes["sources"]) == {1}
+    pairs = gains[sweep_of(gains) == "tpsmm_transformations"][["method", "variant", "minus"]].drop_duplicates()
+    same_size = {(v, m) for _, v, m in pairs.itertuples(index=False) if m.startswith("method")}
+    assert same_size == {(f"k{2 * n}", f"method=fomm, variant=k{5 * n}") for n in (1, 2, 4)}
+
+
+def test_tables_of_tpsmm(three):
+    write_tables(three)
+    promote(three)
+    write_tables(three)
+    folder = three / "results" / "run" / "tables"
+    for name, rows in (("tpsmm_table1", 2 * 5), ("tpsmm_table3", 6 * 3), ("tpsmm_table4", 5 * 3), ("cross", 2 * 2 * (2 + 3))):
+        text = (folder / f"{name}.md").read_text()
+        blocks = [b for b in text.split("\n## ")[1:] if b.startswith("This run")]
+        assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2 for b in blocks) == rows
+        if name == "cross": continue
+        assert "AED: not available" in text and "not in this repository yet" in text and text.count("## Published") == (4 if name == "tpsmm_table1" else 1)
+        long = pd.read_csv(folder / f"{name}.csv")
+        assert long["published"].notna().any() and (long["this_run"].notna() == long["record"].notna()).all() and not (long["published"].notna() & long["this_run"].notna()).any()
+        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and set(long["method"]) <= {"copy", "fomm", "tpsmm", "mraa", "x2face", "monkey_net"}
+    order = [l.split("|")[2].strip() for l in (folder / "tpsmm_table4.md").read_text().split("\n## This run")[1].splitlines() if l.startswith("| TPSMM")]
+    assert order[::3] == ["TPS", "+ dropout", "+ multi-resolution masks", "+ background loss", "+ warp loss (full)"]
+    assert all(method in (folder / "iw_table2.md").read_text().split("\n## This run")[1] for method in ("FOMM", "TPSMM", "Implicit Warping"))
+    # The sweeps of TPSMM have a variant `full` too, and are no lines of IW's table of components.
+    assert set(pd.read_csv(folder / "iw_table5.csv").dropna(subset="this_run")["method"]) == {"implicit_warping"}
+
+
 # ---- forms ---------------------------------------------------------------------------------------------------------------------------
 
 NASTY = Block("50 % of A_B & C", pd.DataFrame({"a_1 ↑": ["[0, 1]", "x|y"], "b": [r"\{}~^$#", "1 ± 2"]}), ("100 % `sure`",))
@@ -178,7 +255,7 @@ def test_verdicts_have_four_ends(project):
     assert found["more_sources_psnr"] == found["more_sources_l1"] == found["gain_size"] == found["better_than_copy"] == found["residual_helps"] == "reproduced"
     assert found["extra_keys_help"] == "not reproduced"
     assert found["more_sources_lpips"] == found["more_sources_akd"] == found["better_than_fomm"] == found["compact_code"] == "not tested"
-    gains = project / "results" / "run" / "tables" / "iw_gains.csv"
+    gains = project / "results" / "run" / "tables" / "gains.csv"
     table = pd.read_csv(gains)
     table[table["dataset"] != "actions"].to_csv(gains, index=False)
     assert verdicts(project)["more_sources_psnr"] == "partly"
@@ -187,9 +264,19 @@ def test_verdicts_have_four_ends(project):
 @pytest.mark.parametrize("value, low, high, word", [(0.5, 0.4, 0.6, "reproduced"), (0.5, -0.1, 1.1, "partly"), (0.5, np.nan, np.nan, "partly"), (-0.1, -0.3, 0.1, "not reproduced")])
 def test_a_difference_needs_an_interval_clear_of_zero(project, value, low, high, word):
     write_tables(project)
-    gains = project / "results" / "run" / "tables" / "iw_gains.csv"
+    gains = project / "results" / "run" / "tables" / "gains.csv"
     pd.read_csv(gains).assign(value=value, low=low, high=high).to_csv(gains, index=False)
     assert find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run")).word == word
+
+
+def test_verdicts_on_methods_and_their_components(three):
+    write_tables(three)
+    found = verdicts(three)
+    good = {"better_than_fomm", "prior_work_gets_worse", "tpsmm_l1", "tpsmm_motion", "tpsmm_continuity", "tpsmm_same_size", "tpsmm_dropout", "tpsmm_masks", "tpsmm_background_loss", "tpsmm_warp_loss", "tpsmm_avd"}
+    assert not {c: found[c] for c in good if found[c] != "reproduced"}
+    assert found["tpsmm_better_than_mraa"] == found["tpsmm_people_prefer"] == found["better_than_fv2v"] == found["tpsmm_dimension"] == "not tested"
+    promote(three)
+    assert verdicts(three, "record") == found
 
 
 def test_sweeps_and_smoke_runs_are_no_evidence_for_main_claims(project):
@@ -237,7 +324,7 @@ def test_the_screen_works_with_any_part_of_the_evidence(project):
     promote(project)
     both = show_claims(project)
     assert "reproduced*" not in both and "agrees" in both and "differs" not in both
-    gains = project / "results" / "run" / "tables" / "iw_gains.csv"
+    gains = project / "results" / "run" / "tables" / "gains.csv"
     pd.read_csv(gains).assign(value=lambda t: t["value"] + 5).to_csv(gains, index=False)
     assert "differs" in show_claims(project)
     (project / "results" / "run").rename(project / "gone")
@@ -297,4 +384,4 @@ def test_the_record_is_complete():
     assert in_order(scores).equals(scores)
     trained = scores[(scores["method"] != "copy") & (sweep_of(scores) == "")]["run"].unique()
     assert not [r for r in trained if not (record / "runs" / f"{r}.json").is_file()], "run records are missing"
-    assert (record / "tables" / "iw_gains.csv").is_file() and all(json.loads(p.read_text()) for p in record.rglob("*.json"))
+    assert (record / "tables" / "gains.csv").is_file() and all(json.loads(p.read_text()) for p in record.rglob("*.json"))

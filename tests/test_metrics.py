@@ -14,7 +14,9 @@ from animrepro.metrics.landmarks import (
     Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks, landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
 from animrepro.core import find_weights
 from animrepro.metrics.perceptual import Lpips, load_lpips
-from animrepro.metrics.pixel import PSNR_CAP, blurred, l1, noised, psnr, shifted
+from animrepro.evaluate import EvaluateConfig, Instruments, reconstruct_clip
+from animrepro.metrics.pixel import PSNR_CAP, blurred, jitter, l1, noised, psnr, shifted
+from animrepro.models.contract import create_model
 from animrepro.stats import bootstrap_mean, paired_difference
 from animrepro.warp import make_grid
 
@@ -46,6 +48,25 @@ def test_psnr_is_the_textbook_value_and_capped():
 
 def test_l1_is_on_255_scale():
     assert l1(torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)).item() == 255
+
+
+def test_jitter_is_the_error_of_the_change_between_neighbours():
+    true, pred = picture(4), picture(4, seed=1)
+    plain = 255 * ((pred[1:] - pred[:-1]) - (true[1:] - true[:-1])).abs().mean((1, 2, 3))
+    values = jitter(pred, true, [3, 4, 6, 7])
+    assert values.isnan().tolist() == [True, False, True, False] and torch.allclose(values[[1, 3]], plain[[0, 2]], atol=1e-4)
+    assert jitter(pred[:1], true[:1], [0]).isnan().all()
+    assert torch.allclose(jitter(true + 0.1, true, range(4))[1:], torch.tensor(0.0), atol=1e-4)
+    with pytest.raises(UserError, match="do not fit"): jitter(pred, true[:3], range(4))
+
+
+def test_jitter_does_not_depend_on_the_batch_and_leaves_gaps_out():
+    frames = to_float(render(sample_identity(1), sample_motion(1, 12), 32).frames)
+    tables = [reconstruct_clip(create_model("copy"), frames, EvaluateConfig(batch=n), Instruments(), None, torch.device("cpu")) for n in (1, 3, 16)]
+    assert all(t.equals(tables[0]) for t in tables)
+    one = tables[0].query("sources == 1").set_index("frame")["jitter"]
+    assert one.index.tolist() == [1, 2, 3, 5, 7, 9, 10, 11] and one.dropna().index.tolist() == [2, 3, 10, 11]
+    assert one[2] == pytest.approx(l1(frames[1:2], frames[2:3]).item(), abs=1e-3)
 
 
 def test_shapes_must_be_equal():

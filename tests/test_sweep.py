@@ -1,9 +1,12 @@
-"Ablation notebooks as commands: a wrong parameter is refused before anything runs, and a file is whole or not there."
+"Ablation notebooks as commands: a wrong parameter is refused before anything runs, a file is whole or not there, and a verdict knows which way is better."
 import ast, json
-import pytest
+from types import SimpleNamespace
+import numpy as np, pandas as pd, pytest
 from conftest import ROOT
 from animrepro.core import UserError
-from animrepro.sweep import notebook_parameters, parse_parameter, run_notebook
+from animrepro.evaluate import METRICS
+from animrepro.stats import Interval
+from animrepro.sweep import MEASURES, Bench, compare, notebook_parameters, open_bench, parse_parameter, run_notebook, run_variant, verdict
 
 ABLATIONS = sorted((ROOT / "nbs" / "ablations").glob("*.ipynb"))
 
@@ -64,7 +67,106 @@ def test_ablations_have_parameters_that_can_be_set():
 def test_a_sweep_stage_depends_on_all_that_its_notebook_imports():
     "The stage lists what animrepro.sweep imports. That must cover the notebook, whose imports DVC cannot see."
     from test_house import Notebook, below, imported, parse
-    covered = below(["animrepro.sweep", "animrepro.models.implicit_warping"])
+    covered = below(["animrepro.sweep"])
     for nb in map(Notebook, ABLATIONS):
         used = below({n for c in nb.code for n in imported(ast.Module(parse(c), []), [])})
         assert used <= covered, f"{nb.name}: {sorted(p.name for p in used - covered)}"
+
+
+# ---- several methods, and metrics of both directions ---------------------------------------------------------------------------------
+
+def made_up(offsets: dict) -> SimpleNamespace:
+    "What `compare` reads of a bench: made-up rows of runs (variant, seed), which score `offsets` more than the same hard and easy clips. Two sources add one."
+    frames = pd.MultiIndex.from_product([(1, 2), [f"clip{i:02}" for i in range(12)], range(5)], names=["sources", "clip", "frame"]).to_frame(index=False)
+    hard = np.random.default_rng(0).normal(size=60)
+    rows = lambda offset: frames.assign(psnr=20 + offset + np.tile(hard, 2) + (frames.sources == 2), akd=lambda t: t.psnr / 10).astype(dict(psnr="float32", akd="float32"))
+    return SimpleNamespace(tables={run: rows(offset) for run, offset in offsets.items()})
+
+
+@pytest.fixture
+def bench():
+    "k2 of one method and k5 of another; k2 scores 1 more with either seed."
+    return made_up({("k2", 0): 1.0, ("k2", 1): 1.2, ("k5", 0): 0.0, ("k5", 1): 0.2})
+
+
+def test_a_gain_is_positive_where_the_first_is_better(bench):
+    higher, seeds = compare(bench, ("k2", 1), ("k5", 1), "psnr")
+    assert higher.value == pytest.approx(1, abs=1e-4) and higher.low > 0 and seeds == pytest.approx([1, 1], abs=1e-4) and higher.clips == 12
+    lower, seeds = compare(bench, ("k2", 1), ("k5", 1), "akd")  # the same numbers, but less is better
+    assert lower.value == pytest.approx(-0.1, abs=1e-4) and lower.low <= lower.value <= lower.high < 0 and seeds == pytest.approx([-0.1, -0.1], abs=1e-4)
+    assert compare(bench, ("k5", 2), ("k2", 1), "akd")[0].value == pytest.approx(0, abs=1e-4)
+
+
+def test_a_verdict_of_a_distance_turns_the_sign_once(bench):
+    words = {m: verdict("k2 is better", *compare(bench, ("k2", 1), ("k5", 1), m), m) for m in ("psnr", "akd")}
+    assert words["psnr"].startswith("k2 is better: reproduced (gain +1.00 dB, 95 % interval")
+    assert words["akd"].startswith("k2 is better: contradicted (gain -0.100 px, 95 % interval")
+    assert "by seed -0.100, -0.100)." in words["akd"]
+
+
+@pytest.mark.parametrize("metric, numbers", [("psnr", "gain +0.01 dB,"), ("l1", "gain +0.01 levels,"), ("akd", "gain +0.012 px,"), ("mkr", "gain +0.0123,"), ("lpips", "gain +0.0123,")])
+def test_a_verdict_prints_unit_and_digits(metric, numbers):
+    assert numbers in verdict("c", Interval(0.0123, 0.01, 0.02, 40, 99), [0.0123, 0.0123], metric)
+
+
+def test_rows_without_a_value_are_left_out_of_both_sides(bench):
+    bench.tables["k2", 0].loc[lambda t: t["clip"] == "clip00", "akd"] = np.nan
+    bench.tables["k5", 0].loc[lambda t: t["clip"] == "clip01", "akd"] = np.nan
+    gain, seeds = compare(bench, ("k2", 1), ("k5", 1), "akd")
+    assert (gain.clips, gain.frames) == (12, 12 * 5 * 2 - 10) and gain.value == pytest.approx(-0.1, abs=1e-4)
+
+
+def test_variants_without_a_common_seed_cannot_be_compared():
+    with pytest.raises(UserError, match="no seed in common"): compare(made_up({("a", 0): 0, ("b", 1): 0}), ("a", 1), ("b", 1))
+
+
+def test_every_metric_has_a_direction():
+    assert set(MEASURES) == set(METRICS)
+    assert {m for m, measure in MEASURES.items() if measure.better > 0} == {m for m in METRICS if "psnr" in m}
+
+
+@pytest.fixture
+def two_methods(tmp_path, monkeypatch):
+    "A bench of two methods whose training only writes down what it was asked for."
+    calls = []
+    def train(store, method, config, seed, folder, **about):
+        calls.append((method, folder.name, about["variant"], about["signature"]))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights.safetensors").write_text(method)
+        (folder / "run.json").write_text(json.dumps(dict(signature=about["signature"], modules=about["modules"])))
+    def score(bench, model, folder): pd.DataFrame(dict(clip=["a", "a", "b"], frame=[1, 2, 1], sources=1, psnr=[20.0, 21.0, 22.0])).to_parquet(folder / "rows.parquet")
+    for name, fake in dict(train=train, score=score, load_weights=lambda path: None).items(): monkeypatch.setattr(f"animrepro.sweep.{name}", fake)
+    monkeypatch.setattr("animrepro.sweep.load_lpips", lambda: (None, "not here"))
+    datasets = {"smoke": dict(kind="puppets", scale="smoke", size=16, train=1, test=1, frames=4, seed=7)}
+    first = open_bench("", ["implicit_warping", "copy"], "smoke", tmp_path, [1], datasets)
+    reopen = lambda methods: Bench(first.path, methods, "smoke", first.evaluate, first.instruments, tmp_path)
+    return SimpleNamespace(bench=first, reopen=reopen, calls=calls)
+
+
+def test_a_bench_holds_variants_of_several_methods(two_methods):
+    from animrepro.train import MethodConfig
+    bench, calls = two_methods.bench, two_methods.calls
+    run_variant(bench, "implicit_warping", "k5", MethodConfig(), 0)
+    run_variant(bench, "copy", "k2", MethodConfig(), 0)
+    assert [c[:3] for c in calls] == [("implicit_warping", "k5-0", "k5"), ("copy", "k2-0", "k2")]
+    scores = pd.read_csv(bench.out / "scores.csv")
+    assert scores[["method", "variant"]].drop_duplicates().values.tolist() == [["implicit_warping", "k5"], ["copy", "k2"]]
+    assert scores.run.tolist() == ["puppets-smoke-implicit_warping-k5-0", "puppets-smoke-copy-k2-0"]
+    assert compare(bench, ("k2", 1), ("k5", 1))[0].value == 0
+
+
+def test_a_run_is_taken_up_only_by_the_same_method(two_methods):
+    from animrepro.train import MethodConfig
+    run_variant(two_methods.bench, "implicit_warping", "k5", MethodConfig(), 0)
+    run_variant(two_methods.reopen(("copy", "implicit_warping")), "implicit_warping", "k5", MethodConfig(), 0)
+    assert len(two_methods.calls) == 1, "the order in which methods are named changes nothing"
+    run_variant(two_methods.reopen(("implicit_warping", "copy")), "copy", "k5", MethodConfig(), 0)
+    assert [c[0] for c in two_methods.calls] == ["implicit_warping", "copy"]
+
+
+def test_a_name_is_of_one_method_and_a_method_is_announced(two_methods):
+    from animrepro.train import MethodConfig
+    run_variant(two_methods.bench, "implicit_warping", "full", MethodConfig(), 0)
+    with pytest.raises(UserError, match="full with seed 0 was run before"): run_variant(two_methods.bench, "copy", "full", MethodConfig(), 0)
+    with pytest.raises(UserError, match="fomm is not a method of this bench"): run_variant(two_methods.bench, "fomm", "k2", MethodConfig(), 0)
+    assert len(two_methods.calls) == 1

@@ -6,7 +6,7 @@
 __all__ = ['TEST_OFFSET', 'MOTION_OFFSET', 'SEED_STEP', 'KINDS', 'PUPPET_FPS', 'CLIPS_PER_PROCESS', 'PUBLISHED', 'LISTINGS',
            'Entry', 'PuppetsEntry', 'ActionsEntry', 'FolderEntry', 'dataset_entry', 'Listing', 'puppet_clips',
            'region_labels', 'list_puppets', 'actions_hashes', 'actions_files', 'list_actions', 'clip_paths',
-           'split_names', 'list_folder', 'Prepared', 'prepare', 'prepared']
+           'split_names', 'list_folder', 'label_faces', 'Prepared', 'prepare', 'prepared']
 
 # %% ../../nbs/14_data.catalog.ipynb #cd7ca298
 import dataclasses, itertools, json, multiprocessing, os
@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 from ..core import UserError, cache_dir, download, rng, sha256, typed, unknown_key, write_atomic
-from . import puppets
+from . import faces, puppets
 from .store import StoreWriter
 from .video import PICTURES, VIDEOS, frame_rate, is_strip, iterate_frames, natural_key, probe, read_frames
 
@@ -57,20 +57,23 @@ class PuppetsEntry(Entry):
 # %% ../../nbs/14_data.catalog.ipynb #0995557f
 @dataclass
 class ActionsEntry(Entry):
-    "The actions clips of Monkey-Net, from folder `root` (or `$ANIMREPRO_ACTIONS`) or, without one, from `url`."
+    "The actions clips of Monkey-Net, from folder `root` (or `$ANIMREPRO_ACTIONS`) or, without one, from `url`. `regions` as in `FolderEntry`."
     kind: Literal["actions"]
     root: str | None = None
     url: str = "https://raw.githubusercontent.com/AliaksandrSiarohin/monkey-net/0c8aa4ea458a79717d9016a36a3d86d10a166aea/data/actions"
+    regions: Literal["none", "faces"] = "none"
 
 # %% ../../nbs/14_data.catalog.ipynb #cca48541
 @dataclass
 class FolderEntry(Entry):
-    "Your own clips under folder `root`. `test` is the share of test clips where there are no sub-folders train and test; `fit` as in `fit_square`."
+    """Your own clips under folder `root`. `test` is the share of test clips where there are no sub-folders train and test; `fit` as in `fit_square`;
+    `regions`: `faces` labels eyes, nose and mouth for semantic dropout."""
     kind: Literal["folder"]
     root: str | None = None
     test: float = 0.2
     fit: Literal["crop", "resize", "pad"] = "crop"
     seed: int = 0
+    regions: Literal["none", "faces"] = "none"
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,8 +84,8 @@ class FolderEntry(Entry):
 KINDS = {"puppets": PuppetsEntry, "actions": ActionsEntry, "folder": FolderEntry}
 
 # %% ../../nbs/14_data.catalog.ipynb #05aa07a3
-def dataset_entry(name: str, datasets: dict, root: str | Path | None = None) -> Entry:
-    "The entry called `name` in section `datasets`, or a new folder entry if the name is free and `root` is given."
+def dataset_entry(name: str, datasets: dict, root: str | Path | None = None, regions: str | None = None) -> Entry:
+    "The entry called `name` in section `datasets`, or a new folder entry if the name is free and `root` is given. `root` and `regions`, if given, win over the entry."
     if not name or name.startswith(".") or Path(name).name != name: raise UserError(f"data set {name!r}: not a usable name; use letters, digits and - or _")
     where = f"params.yaml: datasets.{name}"
     if name not in datasets and root is None:
@@ -90,10 +93,10 @@ def dataset_entry(name: str, datasets: dict, root: str | Path | None = None) -> 
     mapping = datasets.get(name, {"kind": "folder"})
     kind = mapping.get("kind") if isinstance(mapping, dict) else None
     if kind not in KINDS: raise UserError(f"{where}: kind {kind!r} is none of {', '.join(KINDS)}; mend the entry")
-    if root is not None:
-        if not any(f.name == "root" for f in dataclasses.fields(KINDS[kind])): raise UserError(f"{name}: draws its clips itself; leave --root out")
-        mapping = {**mapping, "root": str(root)}
-    return typed(KINDS[kind], mapping, where)
+    given = {option: str(value) for option, value in (("root", root), ("regions", regions)) if value is not None}
+    for option in given:
+        if not any(f.name == option for f in dataclasses.fields(KINDS[kind])): raise UserError(f"{name}: draws its clips itself; leave --{option} out")
+    return typed(KINDS[kind], {**mapping, **given}, where)
 
 # %% ../../nbs/14_data.catalog.ipynb #76b7f70d
 @dataclass
@@ -226,21 +229,31 @@ def list_folder(entry: FolderEntry) -> Listing:
             yield dict(name=name, split=split, frames=frames, fps=frame_rate(names[name]), meta=dict(file=name))
     return Listing(len(splits), clips(), skipped)
 
+# %% ../../nbs/14_data.catalog.ipynb #3d0e6c90
+def label_faces(clip: dict, detect) -> int:
+    "Gives a clip of a listing its region labels; `detect` takes frames to landmarks as `face_points` does. Returns the number of frames without a face."
+    points = detect(clip["frames"])
+    clip["regions"] = np.stack([faces.face_regions(p, clip["frames"].shape[1]) for p in points])
+    return int(np.isnan(points).any((1, 2)).sum())
+
 # %% ../../nbs/14_data.catalog.ipynb #88b3ab0b
 @dataclass
 class Prepared:
-    "The record of a prepared data set: its entry, clips and frames per split, published clip counts where there are any, skipped files."
+    """The record of a prepared data set: its entry, clips and frames per split, published clip counts where there are any, skipped files,
+    and in how many frames no face was found (None where none was looked for)."""
     name: str
     entry: dict
     clips: dict[str, int]
     frames: dict[str, int]
     published: dict[str, int] | None
     skipped: list[str]
+    faceless: int | None = None
 
     def __str__(self):
         published = f"; published: {', '.join(f'{s} {n}' for s, n in self.published.items())}" if self.published else ""
         skipped = f"; {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{self.name}: clips " + ", ".join(f"{s} {n} ({self.frames[s]} frames)" for s, n in self.clips.items()) + published + skipped
+        faceless = "" if self.faceless is None else f"; no face in {self.faceless} of {sum(self.frames.values())} frames"
+        return f"{self.name}: clips " + ", ".join(f"{s} {n} ({self.frames[s]} frames)" for s, n in self.clips.items()) + published + faceless + skipped
 
 # %% ../../nbs/14_data.catalog.ipynb #6bf6aebe
 LISTINGS = {"puppets": list_puppets, "actions": list_actions, "folder": list_folder}
@@ -248,15 +261,17 @@ LISTINGS = {"puppets": list_puppets, "actions": list_actions, "folder": list_fol
 # %% ../../nbs/14_data.catalog.ipynb #01b195ca
 def prepare(name: str, entry: Entry, out: str | Path) -> Prepared:
     "Writes the frame store of a data set to `out` and its record to the same name with suffix .json. All or nothing."
-    out, listing = Path(out), LISTINGS[entry.kind](entry)
+    detect = faces.load_detector() if getattr(entry, "regions", "none") == "faces" else None
+    out, listing, faceless = Path(out), LISTINGS[entry.kind](entry), 0
     clips, frames, published = Counter(), Counter(), PUBLISHED.get(entry.kind)
     with StoreWriter(out, entry.size) as store:
         for clip in tqdm(listing.clips, name, total=listing.total, disable=None):
+            if detect: faceless += label_faces(clip, detect)
             store.add(**clip)
             clips[clip["split"]] += 1
             frames[clip["split"]] += len(clip["frames"])
         if published and clips != published: raise UserError(f"{name}: {dict(clips)} clips, published are {published}; the list of files is damaged, install the package again")
-    record = Prepared(name, dataclasses.asdict(entry), dict(clips), dict(frames), published, listing.skipped)
+    record = Prepared(name, dataclasses.asdict(entry), dict(clips), dict(frames), published, listing.skipped, faceless if detect else None)
     with write_atomic(out.with_suffix(".json")) as temp: temp.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf8")
     return record
 

@@ -20,6 +20,7 @@ class Batch:
     regions: torch.Tensor | None  # (B, S, H, W) uint8
     seeds: torch.Tensor           # (B,) int64
     step: int
+    progress: float = 0.0         # share of the run that is done, for what changes in its course
 
     def to(self, device: torch.device) -> "Batch":
         "The same batch on another device; seeds stay on the CPU, where draws are made."

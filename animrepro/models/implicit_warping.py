@@ -78,6 +78,7 @@ class Source:
 class ImplicitWarping(Animator):
     "Implicit Warping (Mallya et al. 2022): section 3 and appendix C."
     Config = Config
+    modes = ("absolute", "relative")
 
     def __init__(self, config: Config):
         super().__init__()
@@ -130,8 +131,8 @@ def motion(self, driving: torch.Tensor) -> Keypoints:
 @extend(ImplicitWarping)
 def transfer(self, source: Source, motion: Keypoints, start: Keypoints, mode: Mode) -> Keypoints:
     "Keypoints for rendering. `start` is the motion code of the first driving frame; modes `absolute` and `relative`."
+    self.check_mode(mode)
     if mode == "absolute": return motion
-    if mode != "relative": raise UserError(f"implicit_warping: there is no mode {mode}; use absolute or relative")
     spread = lambda k: (k.points - k.points.mean(1, keepdim=True)).square().sum((1, 2), keepdim=True).sqrt()
     moved = (motion.points - start.points) * spread(source.first) / spread(start)
     return replace(motion, points=source.first.points + moved)
