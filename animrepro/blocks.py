@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['norm', 'conv', 'DownBlock', 'UpBlock', 'ResBlock', 'UNet', 'seeded_init']
 
-# %% ../nbs/21_blocks.ipynb #6a12860b
+# %% ../nbs/21_blocks.ipynb #273a3ef2
+import math
 import torch, torch.nn.functional as F
 from torch import nn
 
 # %% ../nbs/21_blocks.ipynb #f624497d
 def norm(width: int) -> nn.GroupNorm:
-    "Group normalisation with 8 channels per group."
-    return nn.GroupNorm(max(1, width // 8), width)
+    "Group normalisation with 8 channels per group, or more where `width` is no multiple of 8."
+    return nn.GroupNorm(math.gcd(width, max(1, width // 8)), width)
 
 # %% ../nbs/21_blocks.ipynb #7082c869
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:

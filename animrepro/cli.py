@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN', 'main', 'cli', 'store_path', 'pick_device', 'data', 'prepare', 'train', 'dataset_label', 'landmarks',
-           'evaluate', 'instruments', 'animate', 'sweep', 'record', 'readme', 'tables', 'figures', 'claims']
+           'evaluate', 'instruments', 'animate', 'convert', 'sweep', 'record', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import sys
@@ -133,7 +133,7 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], out: Path | N
     rows = evaluate(model.eval(), store, config, instruments(entry["kind"] == "puppets", device), entry["kind"] == "puppets", device)
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
     named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"), seed=seed)
-    out = out or project_root() / RUN / "evaluate" / f"{dataset}-{about['method']}-{seed}"
+    out = out or project_root() / RUN / "evaluate" / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
     scores = summarise(rows, **named, steps=about.get("steps", 0), run=run_name(**named))
     save_rows(out / "rows.parquet", rows)
     save_table(out / "scores.csv", scores)
@@ -172,6 +172,25 @@ def animate(weights, sources, driving, out, mode, frames, device, precision, top
     if top_k: model.top_k = top_k
     count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision)
     click.echo(f"{out}: {count} frames")
+
+# %% ../nbs/65_cli.ipynb #c254bd2e
+@cli.command()
+@click.argument("method", type=click.Choice(["tpsmm", "fomm"]))
+@click.argument("checkpoint", type=click.Path())
+@click.option("--config", required=True, type=click.Path(), help="The YAML file of the authors' repository that CHECKPOINT was trained with.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The weights file to write, W.safetensors.")
+@click.option("--size", type=click.IntRange(1), help="Width and height of pictures, where the YAML file does not say them [default: 256; TED is 384].")
+@click.option("--align-corners/--no-align-corners", default=None, help="fomm: sample as torch 1.0 did, with which the authors trained, or as their code does today [default: torch 1.0].")
+def convert(method: str, checkpoint: str, config: str, out: Path, size: int | None, align_corners: bool | None):
+    "Turn a CHECKPOINT (.pth.tar) by the authors of METHOD into a weights file of this project."
+    from animrepro.checkpoint import save_weights
+    from animrepro.core import sha256
+    from animrepro.models.official import read_official
+    if method != "fomm" and align_corners is not None: raise UserError(f"--align-corners: {method} has one convention; leave it out")
+    if out.resolve() in (Path(checkpoint).resolve(), Path(config).resolve()): raise UserError(f"--out {out}: would replace what is read; choose another name")
+    model = read_official(method, checkpoint, config, size, align_corners is not False)
+    save_weights(out, model, method, variant="official", seed=0, steps=0, checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint))
+    click.echo(f"{out}: {method} for {model.config.size} × {model.config.size}, modes {', '.join(model.modes)}")
 
 # %% ../nbs/65_cli.ipynb #86265a52
 @cli.command()

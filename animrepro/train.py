@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm import tqdm
 from .avd import AvdConfig, clip_keypoints, train_avd
 from .checkpoint import load_state, load_weights, save_state, save_weights
@@ -106,7 +106,9 @@ class Learner:
 def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     "Puts a model on the devices that accelerate finds: CPU, GPU, or this process's share of several."
     # accelerate joins processes on CPUs only when told that there is no GPU to use.
-    accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available())
+    # Some weights sit a phase out: the AVD network, and the background predictor before its start.
+    sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay)
     criterion = Criterion(config.loss, seed).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, adam(model))

@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, replace
 from typing import Literal
 from torch import nn
-from ..blocks import conv, seeded_init
+from ..blocks import UpBlock, conv, seeded_init
 from ..core import UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, PoolBlock, SameBlock
@@ -46,6 +46,8 @@ class Config:
     down: int = 2
     blocks: int = 6
     norm: Literal["batch", "instance", "group"] = "batch"
+    generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
+    upsample: Literal["nearest", "shuffle"] = "nearest"
     align_corners: bool = True
 
 # %% ../../nbs/34_models.fomm.ipynb #3824f2e3
@@ -138,10 +140,11 @@ class Fomm(Animator):
         self.check_size(config.size, config.size)
         widths = [min(config.features_ceiling, config.features * 2**i) for i in range(config.down + 1)]
         self.detector, self.dense, self.small = AffineDetector(config), DenseMotion(config), Downsample(config.step)
-        self.first = SameBlock(3, widths[0], config.norm, 7)
-        self.down = nn.Sequential(*(PoolBlock(a, b, config.norm) for a, b in zip(widths, widths[1:])))
-        self.bottleneck = nn.Sequential(*(NormResBlock(widths[-1], config.norm) for _ in range(config.blocks)))
-        self.up = nn.Sequential(*(GrowBlock(a, b, config.norm) for a, b in zip(widths[::-1], widths[-2::-1])))
+        self.first = SameBlock(3, widths[0], config.generator_norm, 7)
+        self.down = nn.Sequential(*(PoolBlock(a, b, config.generator_norm) for a, b in zip(widths, widths[1:])))
+        self.bottleneck = nn.Sequential(*(NormResBlock(widths[-1], config.generator_norm) for _ in range(config.blocks)))
+        grow = (lambda a, b: UpBlock(a, b, "shuffle")) if config.upsample == "shuffle" else (lambda a, b: GrowBlock(a, b, config.generator_norm))
+        self.up = nn.Sequential(*(grow(a, b) for a, b in zip(widths[::-1], widths[-2::-1])))
         self.final = conv(widths[0], 3, 7)
 
     def check_size(self, height: int, width: int):
@@ -204,7 +207,8 @@ def render(self, source: Source, motion: AffineKeypoints, extras: bool = False) 
 @extend(Fomm)
 def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
     "The extras: `flow (B, H, W, 2)` in this project's convention, `contributions (B, K + 1, h, w)`, `occlusion (B, 1, h, w)`."
-    found = {"flow": edge_convention(resize_flow(flow, *frame.shape[-2:])), "contributions": share}
+    flow = resize_flow(flow, *frame.shape[-2:])
+    found = {"flow": edge_convention(flow) if self.config.align_corners else flow, "contributions": share}
     return found if occlusion is None else found | {"occlusion": occlusion}
 
 # %% ../../nbs/34_models.fomm.ipynb #ca15b883

@@ -29,7 +29,7 @@ from ..warp import blend, edge_convention, make_grid, resize_flow, warp, warp_ea
 @dataclass
 class Config:
     """Architecture of TPSMM; defaults are the authors' `vox-256`. `step` is the factor by which the flow is coarser than the picture.
-    `dropout_rise`, `dropout_until` and `background_from` are shares of the training run. `avd_width` 0 leaves the AVD network out."""
+    `point_spread` is how far from the centre keypoints start (0: where the authors' do, all near the centre). `dropout_rise`, `dropout_until` and `background_from` are shares of the training run. `avd_width` 0 leaves the AVD network out."""
     size: int = 256
     transforms: int = 10
     regulariser: float = 0.01
@@ -41,6 +41,7 @@ class Config:
     dropout_max: float = 0.3
     dropout_rise: float = 0.1
     dropout_until: float = 0.35
+    point_spread: float = 0.0
     resnet_width: int = 64
     resnet_norm: Literal["batch", "instance", "group"] = "batch"
     step: int = 4
@@ -52,6 +53,7 @@ class Config:
     features_ceiling: int = 512
     down: int = 3
     norm: Literal["batch", "instance", "group"] = "instance"
+    inpainting_norm: Literal["batch", "instance", "group", "none"] = "instance"
     avd_width: int = 256
     avd_shape: int = 128
     avd_pose: int = 128
@@ -201,11 +203,11 @@ class Tpsmm(Animator):
         self.detector = PointRegressor(config.transforms, config.resnet_width, config.resnet_norm)
         self.background = BackgroundPredictor(config.resnet_width, config.resnet_norm) if config.background else None
         self.dense, self.small = DenseMotion(config), Downsample(config.step)
-        self.first = SameBlock(3, widths[0], config.norm, 7)
-        self.down = nn.ModuleList(PoolBlock(a, b, config.norm) for a, b in zip(widths, widths[1:]))
+        self.first = SameBlock(3, widths[0], config.inpainting_norm, 7)
+        self.down = nn.ModuleList(PoolBlock(a, b, config.inpainting_norm) for a, b in zip(widths, widths[1:]))
         inputs = [w if i == 0 else 2 * w for i, w in enumerate(widths[:0:-1])]
-        self.inpaint = nn.ModuleList(nn.Sequential(NormResBlock(a, config.norm), NormResBlock(a, config.norm)) for a in inputs)
-        self.up = nn.ModuleList(GrowBlock(a, b, config.norm) for a, b in zip(inputs, widths[-2::-1]))
+        self.inpaint = nn.ModuleList(nn.Sequential(NormResBlock(a, config.inpainting_norm), NormResBlock(a, config.inpainting_norm)) for a in inputs)
+        self.up = nn.ModuleList(GrowBlock(a, b, config.inpainting_norm) for a, b in zip(inputs, widths[-2::-1]))
         self.final = conv(widths[0], 3, 7)
         self.avd = AvdNetwork(config.transforms * POINTS, config.avd_width, config.avd_shape, config.avd_pose) if config.avd_width else None
 
@@ -227,6 +229,10 @@ def check_size(self, height: int, width: int):
 def seeded_start(self, generator: torch.Generator):
     "Draws all first weights from `generator`; the background starts as the identity, as in the authors' code."
     seeded_init(self, generator)
+    if self.config.point_spread:
+        bias = self.detector.network.fc.bias
+        places = self.config.point_spread * (2 * torch.rand(bias.shape, generator=generator) - 1)
+        with torch.no_grad(): bias.copy_(2 * places.atanh())  # the inverse of 2 sigmoid(x) - 1
     if self.background is not None:
         head = self.background.network.fc
         nn.init.zeros_(head.weight)
@@ -328,10 +334,10 @@ def background_loss(there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
 @extend(Tpsmm)
 def warp_loss(self, source: Source, flow: Flow, driving: torch.Tensor) -> torch.Tensor:
     "Sum over levels of the mean difference between moved source features and driving features (TPSMM Eq. 13)."
-    still = Flow(flow.map, flow.contributions, [mask.detach() for mask in flow.masks])
-    with torch.no_grad(): wanted = [x * self.mask(still, level, *x.shape[-2:]) for level, x in enumerate(self.encoder(driving))]
+    still, s = Flow(flow.map, flow.contributions, [mask.detach() for mask in flow.masks]), source.small.shape[1]
+    with torch.no_grad(): wanted = [each_frame(x, s) * self.mask(still, level, *x.shape[-2:]) for level, x in enumerate(self.encoder(driving))]
     moved = (self.bend(each_source(x.detach(), len(driving)), still, level) for level, x in enumerate(source.levels))
-    return sum((a - each_frame(b, source.small.shape[1])).abs().mean() for a, b in zip(moved, wanted))
+    return sum((a - b).abs().mean() for a, b in zip(moved, wanted))
 
 # %% ../../nbs/32_models.tpsmm.ipynb #ca15b883
 @extend(Tpsmm)
