@@ -23,7 +23,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from .checkpoint import load_weights
 from .core import UserError, load_params, rng, to_float, to_uint8, write_atomic
@@ -37,7 +37,7 @@ from .models.fomm import sparse_motion
 from .models.tpsmm import Tpsmm, candidate_maps
 from .record import write_json
 from .tables import NAMES
-from .warp import warp
+from .warp import resize_flow, warp
 
 # %% ../nbs/61_figures.ipynb #d589cd53
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito
@@ -112,14 +112,14 @@ def reconstruction_rows(models: dict[str, Animator], sources: int) -> list[list[
     "Two blocks of rows, (label, example -> (picture, PSNR or None)): from one source, and from several."
     drawn = lambda method, count: lambda example: redraw(models[method] if method != "copy" else create_model("copy"), example, count)
     given = lambda i: (f"source {i + 1}", lambda example: (example.sources[i], None))
-    one = [given(0), ("driving", lambda example: (example.driving, None)), *((NAMES.get(m, m), drawn(m, 1)) for m in ("copy", *models))]
+    one = [("source 1,\ncopied", drawn("copy", 1)), ("driving", lambda example: (example.driving, None)), *((NAMES.get(m, m), drawn(m, 1)) for m in models)]
     more = [(f"{NAMES.get(m, m)},\n{n} sources", drawn(m, n)) for m in models if m in SEVERAL for n in range(2, sources + 1)]
     return [one, [*map(given, range(1, sources)), *more] if more else []]
 
 # %% ../nbs/61_figures.ipynb #855bf311
 @styled
 def reconstruction_figure(models: dict[str, Animator], shown: list[Example]) -> Figure:
-    "Examples in columns; in rows source, driving frame, copy, each method from one source, and those of `SEVERAL` from more. `models` by method."
+    "Examples in columns; in rows source, driving frame, each method from one source, and those of `SEVERAL` from more. `models` by method."
     one, more = reconstruction_rows(models, len(shown[0].sources))
     rows = one + ([None] + more if more else [])  # None is a space between the blocks
     fig = Figure(figsize=(1.0 * len(shown) + 1.1, 1.12 * (len(one) + len(more)) + 0.3))
@@ -362,14 +362,15 @@ def masks_figure(models: dict[str, Animator], shown: list[Example]) -> Figure:
 def candidates(model: Animator, example: Example) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "The K + 1 maps `(K + 1, H, W, 2)` of an example in this project's convention, and the keypoints of source and driving frame, `(K, n, 2)` each."
     source, motion, size = model.encode(example.sources[None, :1]), model.motion(example.driving[None]), example.driving.shape[-2:]
-    if isinstance(model, Tpsmm):
+    splines, small = isinstance(model, Tpsmm), source.small.shape[-2:]
+    if splines:
         there, here = source.points[:, 0], motion.points
-        maps = candidate_maps(there, here, model.predict_background(source, motion), model.config.regulariser, *size)
+        maps = candidate_maps(there, here, model.predict_background(source, motion), model.config.regulariser, *small)
     else:
         there, here = source.first.points[:, :, None], motion.points[:, :, None]
-        maps = sparse_motion(source.first, motion, *size)
+        maps = sparse_motion(source.first, motion, *small)
     to_edges = 1 - 1 / maps.new_tensor(size[::-1])  # as `edge_convention`: both models count from pixel centres
-    return maps[0] * to_edges, there[0] * to_edges, here[0] * to_edges
+    return resize_flow(maps[0], *size, align_corners=splines) * to_edges, there[0] * to_edges, here[0] * to_edges
 
 # %% ../nbs/61_figures.ipynb #dbe320e3
 def pixels(points: torch.Tensor, height: int, width: int) -> np.ndarray:
@@ -442,6 +443,7 @@ def jitter_panel(ax, scores: pd.DataFrame, copy: pd.DataFrame):
     ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), title="all test clips", xlabel="jitter (levels) ↓")
     ax.set_yticklabels(names)
     ax.set_box_aspect(0.2 + 0.2 * len(names))
+    ax.set_anchor("N")
 
 # %% ../nbs/61_figures.ipynb #64a2e4a1
 @styled
@@ -476,8 +478,9 @@ def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
             ax.plot(curve.step, curve[term], color=look["color"], alpha=0.25, lw=0.6)
             ax.plot(curve.step, curve[term].rolling(max(1, len(curve) // 20), min_periods=1).mean(), **look, label=NAMES.get(method, method) + f", seed {seed}" * (len(seeds) > 1))
         ax.set(title=term, xlabel="step", yscale="log" if min(c[term].min() for c in curves.values() if term in c) > 0 else "linear")
-        if ax.get_yscale() == "log":  # 0.6, not 6 × 10⁻¹
-            for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter): which(LogFormatter(minor_thresholds=(2, 0.5)))
+        if ax.get_yscale() == "log":  # the ticks of a log axis as plain numbers
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            ax.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
     for ax in axes[::wide]: ax.set_ylabel("weighted loss")
     for ax in axes[len(terms):]: ax.axis("off")
     by_label = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels())}

@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, replace
 from typing import Literal
 from torch import nn
-from ..blocks import UpBlock, conv, seeded_init
+from ..blocks import conv, seeded_init
 from ..core import UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, PoolBlock, SameBlock
@@ -47,7 +47,6 @@ class Config:
     blocks: int = 6
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
-    upsample: Literal["nearest", "shuffle"] = "nearest"
     align_corners: bool = True
 
 # %% ../../nbs/34_models.fomm.ipynb #3824f2e3
@@ -143,8 +142,7 @@ class Fomm(Animator):
         self.first = SameBlock(3, widths[0], config.generator_norm, 7)
         self.down = nn.Sequential(*(PoolBlock(a, b, config.generator_norm) for a, b in zip(widths, widths[1:])))
         self.bottleneck = nn.Sequential(*(NormResBlock(widths[-1], config.generator_norm) for _ in range(config.blocks)))
-        grow = (lambda a, b: UpBlock(a, b, "shuffle")) if config.upsample == "shuffle" else (lambda a, b: GrowBlock(a, b, config.generator_norm))
-        self.up = nn.Sequential(*(grow(a, b) for a, b in zip(widths[::-1], widths[-2::-1])))
+        self.up = nn.Sequential(*(GrowBlock(a, b, config.generator_norm) for a, b in zip(widths[::-1], widths[-2::-1])))
         self.final = conv(widths[0], 3, 7)
 
     def check_size(self, height: int, width: int):

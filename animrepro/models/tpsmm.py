@@ -327,7 +327,7 @@ def render(self, source: Source, motion: Motion, extras: bool = False) -> Render
 # %% ../../nbs/32_models.tpsmm.ipynb #a82fdc00
 @exact
 def background_loss(there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-    "Mean |A' A - 1| of affine maps `(B, 3, 3)` (TPSMM Eq. 12)."
+    "Mean |A A' - 1| of affine maps `(B, 3, 3)`, in the order of the authors' code (TPSMM Eq. 12 has A' A)."
     return (there @ back - torch.eye(3, device=there.device)).abs().mean()
 
 # %% ../../nbs/32_models.tpsmm.ipynb #34b98c60
