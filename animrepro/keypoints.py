@@ -28,7 +28,7 @@ def gaussian_maps(points: torch.Tensor, height: int, width: int, variance: float
 # %% ../nbs/22_keypoints.ipynb #5bbc8125
 def hull_size(points: torch.Tensor) -> torch.Tensor:
     "Square root of the area of the convex hull of points `(B, K, 2)`: `(B, 1, 1)`."
-    from scipy.spatial import ConvexHull  # training and reconstruction do not need scipy
+    from scipy.spatial import ConvexHull  # training and reconstruction go without it
     areas = [ConvexHull(p).volume for p in points.detach().double().cpu().numpy()]
     return points.new_tensor(areas).sqrt()[:, None, None]
 
