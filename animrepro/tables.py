@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'VARIANTS', 'BEFORE', 'SAME_SIZE', 'Term', 'ORDER', 'GAIN_COLUMNS', 'HEADS', 'NAMES', 'DATASETS',
-           'DIGITS', 'MISSING', 'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'NO_MRAA', 'TABLES', 'LATEX', 'published',
-           'read_scores', 'run_folders', 'collect', 'in_order', 'sweep_of', 'Contrast', 'within', 'between',
-           'contrasts', 'read_rows', 'by_frame', 'paired', 'find_gains', 'Evidence', 'read_evidence', 'Block', 'cell',
-           'name_opponent', 'name_keys', 'grid', 'Table', 'variants', 'lines_of', 'in_sweep', 'by_variant',
-           'our_blocks', 'by_mode', 'notes', 'printed_notes', 'published_blocks', 'to_markdown', 'escape_latex',
-           'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_blocks', 'headline', 'write_tables', 'merge',
-           'promote', 'training_folder', 'copy_record']
+           'DIGITS', 'MISSING', 'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'NO_MRAA', 'TABLES', 'LATEX', 'LARGEST_WEIGHTS',
+           'published', 'read_scores', 'run_folders', 'collect', 'in_order', 'sweep_of', 'Contrast', 'within',
+           'between', 'contrasts', 'read_rows', 'by_frame', 'paired', 'find_gains', 'Evidence', 'read_evidence',
+           'Block', 'cell', 'name_opponent', 'name_keys', 'grid', 'Table', 'variants', 'lines_of', 'in_sweep',
+           'by_variant', 'our_blocks', 'by_mode', 'notes', 'printed_notes', 'published_blocks', 'to_markdown',
+           'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_blocks', 'headline',
+           'write_tables', 'merge', 'promote', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/60_tables.ipynb #1bdcbfae
 import itertools, json
@@ -495,7 +495,14 @@ def copy_record(root: Path, line: pd.Series, target: Path):
     for source, name in (("run.json", f"{line['run']}.json"), ("curve.csv", f"{line['run']}.curve.csv")):
         if folder and (folder / source).is_file(): write_bytes(target / name, (folder / source).read_bytes())
     weights = folder and folder / "weights.safetensors"
-    # Weights of record in half precision, for `animrepro animate` straight after a clone; those of ablations stay where they are.
-    if weights and weights.is_file() and "/" not in line["run"]:
-        about = {k: v for k, v in read_about(weights).items() if k not in ("method", "config")}
-        save_weights(target.parent / "weights" / f"{line['run']}.safetensors", load_weights(weights), line["method"], half=True, **about)
+    # Weights of ablations stay where they are.
+    if weights and weights.is_file() and "/" not in line["run"]: copy_weights(weights, target.parent / "weights" / f"{line['run']}.safetensors")
+
+# %% ../nbs/60_tables.ipynb #b81033a2
+LARGEST_WEIGHTS = 8e6  # bytes of a weights file that git should carry
+
+def copy_weights(path: Path, target: Path):
+    "Copies a weights file in half precision, unless it would be larger than `LARGEST_WEIGHTS`."
+    model, about = load_weights(path), read_about(path)
+    if 2 * sum(x.numel() for x in model.state_dict().values()) > LARGEST_WEIGHTS: return
+    save_weights(target, model, about.pop("method"), half=True, **{k: v for k, v in about.items() if k != "config"})

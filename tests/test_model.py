@@ -11,7 +11,7 @@ SMALL = {"copy": {}, "implicit_warping": dict(size=32, levels=2, width=8, ceilin
          "tpsmm": dict(MOTION, transforms=3, resnet_width=8, resnet_norm="group", down=2, avd_width=8, avd_shape=4, avd_pose=4),
          "fomm": dict(MOTION, keypoints=4, width=8, levels=2, ceiling=16, padding=3, blocks=1)}
 PERMUTATION_INVARIANT = {"implicit_warping", "tpsmm", "fomm"}
-LATER = ("avd.",)  # trained in a phase of its own, see tests/test_train.py
+LATER = ("avd.",)  # trained in a phase of its own, see test_train.py
 TRAINABLE = sorted(set(METHODS) - {"copy"})
 
 
