@@ -47,7 +47,9 @@ def load_weights(path: str | Path, device: torch.device | str = "cpu", method: s
 # %% ../nbs/41_checkpoint.ipynb #7db2580f
 def save_state(path: str | Path, **state):
     "Writes a training state: state dicts, numbers and lists by name."
-    with write_atomic(path) as temp: torch.save(state, temp)
+    with write_atomic(path) as temp:
+        try: torch.save(state, temp)
+        except RuntimeError as e: raise OSError(28, "the disk is full, or the file could not be written to its end") from e  # torch hides the cause
 
 # %% ../nbs/41_checkpoint.ipynb #7e456017
 def load_state(path: str | Path) -> dict:
