@@ -111,7 +111,7 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay)
     criterion = Criterion(config.loss, seed).to(accelerator.device)
-    # Channels beside each other is the order that convolutions compute in; it saves a tenth of the time.
+    # Channels beside each other is the order that convolutions compute in; on two cores it saved 4 to 10 % of a step.
     model = model.to(memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(model, adam(model))
     optimizers, judge = {"model": optimizer}, None

@@ -8,7 +8,7 @@ __all__ = ['Config', 'AffineKeypoints', 'AffineDetector', 'sparse_motion', 'Dens
 
 # %% ../../nbs/34_models.fomm.ipynb #f7aa3d0f
 import torch, torch.nn.functional as F
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 from torch import nn
 from ..blocks import conv, seeded_init

@@ -11,7 +11,7 @@ __all__ = ['POINTS', 'Config', 'BasicBlock', 'ResNet18', 'PointRegressor', 'Back
 # %% ../../nbs/32_models.tpsmm.ipynb #08ffddb7
 import math
 import torch, torch.nn.functional as F
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 from torch import nn
 from ..avd import AvdNetwork
