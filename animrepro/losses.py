@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'pyramid', 'PixelPyramid', 'load_features', 'FeaturePyramid', 'equivariance', 'jacobian_equivariance',
-           'hinge_discriminator', 'feature_matching', 'LossConfig', 'Criterion']
+           'hinge_discriminator', 'feature_matching', 'r1_penalty', 'LossConfig', 'Criterion']
 
 # %% ../nbs/27_losses.ipynb #f7aa3d0f
 import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from typing import Literal
 from torch import nn
-from .core import exact, find_weights, torch_generator
+from .core import exact, torch_generator
 from .discriminator import Discriminator
-from .warp import resize
+from .stylegan import StyleDiscriminator, seeded_normal
+from .weights import find_weights
 
 # %% ../nbs/27_losses.ipynb #ba9ca842
 def pyramid(images: torch.Tensor, levels: int) -> list[torch.Tensor]:
@@ -95,10 +96,18 @@ def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor]) -> torc
     "Mean absolute difference of the discriminator's feature maps, averaged over layers (pix2pixHD Eq. 4)."
     return sum((f - r.detach()).abs().mean() for f, r in zip(fake, real)) / len(fake)
 
+# %% ../nbs/27_losses.ipynb #0f6dcb1e
+def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
+    "Mean squared slope of the scores at real pictures `(B, 3, H, W)`, which StyleGAN2 measures on the scale of -1 to 1."
+    real = real.detach().requires_grad_()
+    slope, = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return (slope / 2).square().sum((1, 2, 3)).mean()
+
 # %% ../nbs/27_losses.ipynb #33a49471
 @dataclass
 class LossConfig:
     "Weights of the loss terms; a term of weight 0 is not computed."
+    pixel: float = 0.0        # LIA only
     perceptual: float = 10.0
     network: Literal["pixels", "alexnet", "vgg19"] = "pixels"
     levels: int = 4
@@ -108,30 +117,41 @@ class LossConfig:
     background: float = 10.0  # TPSMM only
     adversarial: float = 0.0
     feature_matching: float = 10.0
+    discriminator: Literal["patch", "stylegan2"] = "patch"  # patch: hinge and feature matching; stylegan2: non-saturating and R1
+    r1: float = 10.0
+    r1_every: int = 16
 
 # %% ../nbs/27_losses.ipynb #15d8eb20
 class Criterion(nn.Module):
-    "The networks that judge a prediction. They are no part of the model and are not saved with its weights."
-    def __init__(self, config: LossConfig, seed: int = 0):
+    "The networks that judge a prediction of pictures `size` × `size`. They are no part of the model and are not saved with its weights."
+    def __init__(self, config: LossConfig, seed: int = 0, size: int = 64):
         super().__init__()
-        self.config = config
+        self.config, self.discriminator, generator = config, None, torch_generator(seed, "discriminator")
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
-        self.discriminator = Discriminator().seeded(torch_generator(seed, "discriminator")) if config.adversarial else None
+        if not config.adversarial: return
+        self.discriminator = Discriminator().seeded(generator) if config.discriminator == "patch" else StyleDiscriminator(size)
+        if config.discriminator == "stylegan2": seeded_normal(self.discriminator, generator)
 
     def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        "Weighted terms for a prediction `(B, 3, H, W)`: perceptual, and with a discriminator adversarial and feature matching."
-        terms = {}
-        terms["perceptual"] = self.config.perceptual * self.perceptual(prediction, target)
-        if self.discriminator is not None:
-            (score, _), (fake, real) = _split(self.discriminator(torch.cat([prediction, target])))
-            terms["adversarial"] = -self.config.adversarial * score.mean()
-            terms["feature_matching"] = self.config.feature_matching * feature_matching(fake, real)
-        return terms
+        "Weighted terms for a prediction `(B, 3, H, W)`."
+        config, terms = self.config, {}
+        if config.pixel: terms["pixel"] = config.pixel * (prediction - target).abs().mean()
+        terms["perceptual"] = config.perceptual * self.perceptual(prediction, target)
+        if self.discriminator is None: return terms
+        if config.discriminator == "stylegan2": return terms | {"adversarial": config.adversarial * F.softplus(-self.discriminator(prediction)).mean()}
+        (score, _), (fake, real) = _split(self.discriminator(torch.cat([prediction, target])))
+        return terms | {"adversarial": -config.adversarial * score.mean(), "feature_matching": config.feature_matching * feature_matching(fake, real)}
 
-    def judge(self, prediction: torch.Tensor, target: torch.Tensor, discriminator: nn.Module | None = None) -> torch.Tensor:
+    def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0, discriminator: nn.Module | None = None) -> torch.Tensor:
         "The discriminator's own loss; the prediction is taken as given. `discriminator` may be a wrapper of our own, for several processes."
-        (fake, real), _ = _split((discriminator or self.discriminator)(torch.cat([prediction.detach(), target])))
-        return hinge_discriminator(real, fake)
+        config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat([prediction.detach(), target])
+        if config.discriminator == "patch":
+            (fake, real), _ = _split(discriminator(both))
+            return hinge_discriminator(real, fake)
+        fake, real = discriminator(both).chunk(2)
+        loss = F.softplus(fake).mean() + F.softplus(-real).mean()
+        if config.r1 and step % config.r1_every == 0: loss = loss + config.r1 / 2 * config.r1_every * r1_penalty(discriminator, target)
+        return loss
 
 # %% ../nbs/27_losses.ipynb #93b346c8
 def _split(judged: tuple[torch.Tensor, list[torch.Tensor]]):

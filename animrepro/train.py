@@ -87,7 +87,7 @@ class Learner:
         self._descend("model", sum(terms.values()))
         if self.judge is not None:
             self.judge.requires_grad_(True)
-            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, self.judge)
+            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge)
             self._descend("discriminator", terms["discriminator"])
         return terms
 
@@ -110,7 +110,7 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay)
-    criterion = Criterion(config.loss, seed).to(accelerator.device)
+    criterion = Criterion(config.loss, seed, model.config.size).to(accelerator.device)
     # Channels beside each other is the order that convolutions compute in; on two cores it saved 4 to 10 % of a step.
     model = model.to(memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(model, adam(model))

@@ -1,13 +1,13 @@
 "From scores to evidence: published numbers are the papers', exactly the right files are read, verdicts follow their rules, README says what the record says."
-import json, re
+import json, re, shutil
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
-from animrepro.claims import END, START, find_verdict, measure, read_claims, readme_block, readme_drift, show_claims, update_readme
+from animrepro.claims import END, START, claims_page, find_verdict, measure, read_claims, readme_block, readme_drift, show_claims, stale_evidence, update_readme
 from animrepro.core import UserError
 from animrepro.evaluate import run_name, save_rows, save_table, summarise
 from animrepro.record import write_json
-from animrepro.tables import (MISSING, TABLES, Block, collect, escape_latex, in_order, merge, promote, published, read_evidence, read_scores, sweep_of, to_latex,
-                              to_markdown, write_tables)
+from animrepro.tables import (MISSING, TABLES, Block, collect, disagreement, escape_latex, in_order, merge, promote, published, published_blocks, read_evidence, read_scores, seal,
+                              sweep_of, to_latex, to_markdown, write_tables)
 
 PARAMS = "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds: [0, 1]}\ndatasets: {}\nmethods: {}\nlandmarks: {}\nevaluate: {}\n"
 
@@ -25,8 +25,7 @@ def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500, **s
     return summarise(pd.concat(tables), **about, steps=steps, run=run_name(**about))
 
 
-@pytest.fixture
-def project(tmp_path):
+def make_project(tmp_path):
     "A project with a made-up run on two data sets with two seeds, and a sweep over the components."
     (tmp_path / "params.yaml").write_text(PARAMS)
     (tmp_path / "claims.yaml").write_bytes((ROOT / "claims.yaml").read_bytes())
@@ -42,7 +41,10 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def three(project):
+def project(tmp_path): return make_project(tmp_path)
+
+
+def make_three(project):
     "The made-up project with three methods, of which the last mentioned are worse, and the sweeps of TPSMM."
     (project / "params.yaml").write_text(PARAMS.replace("[implicit_warping]", "[implicit_warping, tpsmm, fomm]"))
     made = project / "results" / "run"
@@ -61,6 +63,28 @@ def three(project):
     return project
 
 
+@pytest.fixture
+def three(project): return make_three(project)
+
+
+@pytest.fixture(scope="module")
+def lia(tmp_path_factory):
+    "The made-up project with LIA beside the others, its sweeps, and the tables of the run. For reading only."
+    three = make_three(make_project(tmp_path_factory.mktemp("lia")))
+    (three / "params.yaml").write_text(PARAMS.replace("[implicit_warping]", "[implicit_warping, tpsmm, fomm, lia]"))
+    made, worse = three / "results" / "run", dict(akd=-1, mkr=-0.1, lpips=-0.01, cross_psnr=0.7, cross_psnr_relative=0.8)  # cross PSNR rises with PSNR
+    for dataset in ("puppets", "actions"):
+        for seed in (0, 1):
+            folder = made / "evaluate" / f"{dataset}-lia-{seed}"
+            save_table(folder / "scores.csv", add_run(folder, dataset, "lia", "full", seed, 23.5 + seed / 10, 0.1, **worse))
+    sweeps = {"lia_dictionary": (("no_dictionary", 21), ("full", 22)), "lia_directions": (("m5", 20), ("m10", 21), ("m20", 22), ("m40", 21.8), ("m100", 21.9))}
+    for name, runs in sweeps.items():
+        parts = [add_run(made / "ablations" / name / f"{v}-{s}", "puppets", "lia", v, s, level, 0.1, 200, **worse) for v, level in runs for s in (0, 1)]
+        save_table(made / "ablations" / name / "scores.csv", pd.concat(parts))
+    write_tables(three)
+    return three
+
+
 def claim(name): return next(c for c in read_claims(ROOT / "claims.yaml") if c.id == name)
 
 
@@ -74,12 +98,19 @@ def verdicts(root, folder="run"):
 TEXTS = {  # paper, table and data sets -> file, start of the first line of the table, start of the line after it (none: it is one line)
     ("IW", "1", None): ("implicit_warping.txt", "TalkingHead-1KH [41] VoxCeleb2 [26]", None),
     ("IW", "2", "thkh-512"): ("implicit_warping.txt", "TalkingHead1KH ( faces) #Source frames", None),
+    ("IW", "3", None): ("implicit_warping.txt", "TalkingHead-1KH vs FOMM vs fv2v", None),
     ("IW", "2", "ted-384"): ("implicit_warping.txt", "TED Talk ( upper bodies) #Source frames", None),
     ("IW", "5", None): ("implicit_warping.txt", "Residual connection ✘ ✔ ✔ Extra key-value", None),  # Table 4: the same means
     ("TPSMM", "1", None): ("tps_motion.txt", "TaiChiHD TED-talks VoxCeleb MGif", "Table 1:"),
     ("TPSMM", "2", None): ("tps_motion.txt", "Continuity Authenticity", "Table 2:"),
     ("TPSMM", "3", None): ("tps_motion.txt", "K=5, (K=2 for ours) K=10", "Table 3:"),
     ("TPSMM", "4", None): ("tps_motion.txt", "Table 3:", "Table 4:"),
+    ("LIA", "1", None): ("lia.txt", "Table 1: Same-identity", "Table 2:"),
+    ("LIA", "2", None): ("lia.txt", "Table 2: Cross-video", "Table 3:"),
+    ("LIA", "3", None): ("lia.txt", "Table 3: User study", "(b) Cross-video"),
+    ("LIA", "4", None): ("lia.txt", "Table 4: Ablation", "Table 5:"),
+    ("LIA", "5", None): ("lia.txt", "Table 5: Ablation", "4.3 Ablation study"),
+    ("LIA", "6", None): ("lia.txt", "Table 6: Comparison", "B.4 Reference"),
 }
 
 
@@ -97,6 +128,7 @@ def test_published_numbers_are_those_of_the_paper(shared, paper, table, dataset)
     printed = lines_between((shared / "papers" / name).read_text(encoding="utf8"), start, end)
     ours = published().query("paper == @paper and table == @table")
     if dataset: ours = ours.query("dataset == @dataset")
+    assert len(ours)
     assert ours["value"].tolist() == re.findall(r"\d+\.\d+", printed.replace("@0.1", "").replace("@0.5", ""))
 
 
@@ -106,13 +138,19 @@ def test_published_deviations_are_those_of_the_supplement(shared):
     assert list(zip(ours["value"], ours["std"])) == printed and ours["metric"].drop_duplicates().tolist() == ["psnr", "l1", "lpips", "akd", "fid"]
 
 
+LIA_DATA = ("vox-256", "taichi-256", "ted-256")
+
+
 def test_published_cells_are_complete_and_in_place():
     cells = published()
     assert not cells.duplicated(["paper", "table", "dataset", "method", "sources", "variant", "metric"]).any()
     count = {" ".join(k): n for k, n in cells.groupby(["paper", "table", "dataset"]).size().items()}
     assert count == {"IW 1 thkh-512": 15, "IW 1 vox2-256": 15, "IW 1 ted-384": 24, "IW 2 thkh-512": 45, "IW 2 ted-384": 48, "IW 5 thkh-256": 15,
                      "TPSMM 1 taichi-256": 20, "TPSMM 1 ted-384": 12, "TPSMM 1 vox-256": 15, "TPSMM 1 mgif": 3,
-                     "TPSMM 2 taichi-256": 2, "TPSMM 2 ted-384": 2, "TPSMM 2 vox-256": 2, "TPSMM 3 taichi-256": 36, "TPSMM 4 taichi-256": 24}
+                     "TPSMM 2 taichi-256": 2, "TPSMM 2 ted-384": 2, "TPSMM 2 vox-256": 2, "TPSMM 3 taichi-256": 36, "TPSMM 4 taichi-256": 24,
+                     "IW 3 thkh-512": 4, "IW 3 ted-384": 3, "LIA 1 vox-256": 18, "LIA 1 taichi-256": 21, "LIA 1 ted-256": 15, "LIA 2 vox-256": 3, "LIA 2 germanpublictv": 3,
+                     **{f"LIA 3 {d}": 4 for d in LIA_DATA}, **{f"LIA 4 {d}": 4 for d in LIA_DATA}, **{f"LIA 5 {d}": 10 for d in LIA_DATA},
+                     "LIA 6 vox-256": 8, "LIA 6 taichi-256": 10, "LIA 6 ted-256": 10}
     def value(**where): return cells.loc[(cells[list(where)] == pd.Series(where)).all(axis=1), "value"].item()
     assert value(paper="IW", table="2", dataset="ted-384", method="implicit_warping", sources=3, metric="mkr@0.5") == "0.021"
     assert value(paper="IW", table="2", dataset="thkh-512", method="fv2v", sources=3, metric="akd") == "6.201"
@@ -122,13 +160,40 @@ def test_published_cells_are_complete_and_in_place():
     assert value(paper="TPSMM", table="2", dataset="ted-384", metric="authenticity") == "58.44"
     assert value(paper="TPSMM", table="3", dataset="taichi-256", method="mraa", variant="k20", metric="akd") == "5.17"
     assert value(paper="TPSMM", table="4", dataset="taichi-256", variant="background", metric="mkr") == "0.020"
+    assert value(paper="IW", table="3", dataset="ted-384", variant="over_mraa") == "63.3" and value(paper="LIA", table="2", dataset="germanpublictv", method="mraa") == "0.454"
+    assert value(paper="LIA", table="1", dataset="taichi-256", method="x2face", metric="mkr") == "0.109" and value(paper="LIA", table="1", dataset="ted-256", method="fomm", metric="lpips") == "0.13"
+    assert value(paper="LIA", table="3", dataset="taichi-256", method="mraa", variant="over_lia") == "39.9" and value(paper="LIA", table="5", dataset="ted-256", variant="m40", metric="l1") == "0.030"
+
+
+def test_every_published_table_has_a_table_of_ours_and_every_cell_is_shown():
+    cells = published()
+    assert set(cells["paper"] + cells["table"]) == {t.paper + t.published for t in TABLES if t.paper}
+    for table in (t for t in TABLES if t.paper):
+        shown = [v for b in published_blocks(table) for v in b.cells.to_numpy().ravel()]
+        wanted = cells.query("paper == @table.paper and table == @table.published")
+        text = wanted["value"] + wanted["std"].map(lambda s: f" ± {s}" if s else "")
+        assert not [v for v in set(text) if shown.count(v) < (text == v).sum()]
+
+
+def test_misprints_are_told_below_the_table():
+    notes = {t.name: " ".join(n for b in published_blocks(t) for n in b.notes) for t in TABLES if t.paper}
+    assert "bold" in notes["iw_table1"] and "118" in notes["tpsmm_table3"] and "100.6" in notes["lia_table3"] and "0.028" in notes["lia_table1"] and "M = 100" in notes["lia_table5"]
+
+
+def test_disagreement_is_that_of_the_printed_numbers():
+    pairs = disagreement().set_index(["dataset", "method", "metric"])
+    assert pairs.loc[[("taichi", "fomm", "l1")]].iloc[0][["TPSMM", "LIA", "unlike"]].tolist() == ["0.055", "0.063", ""]
+    assert np.isclose(pairs.loc[[("taichi", "fomm", "l1")], "spread"].item(), 0.008 / 0.059)
+    ted = pairs.loc[("ted", "mraa", "l1")]
+    assert len(ted) == 3 and ted["IW"].iloc[0] == "0.0269" and (ted["unlike"] != "").sum() == 2  # 6.87 / 255
+    assert (pairs.query("metric == 'aed' and dataset != 'vox'")["unlike"] != "").all()
 
 
 def test_claims_quote_the_paper(shared):
-    texts = {"IW": "implicit_warping*.txt", "TPSMM": "tps_motion.txt"}
+    texts = {"IW": "implicit_warping*.txt", "TPSMM": "tps_motion.txt", "LIA": "lia.txt"}
     texts = {paper: "".join(p.read_text(encoding="utf8") for p in (shared / "papers").glob(names)) for paper, names in texts.items()}
     quoted = [(c.id, c.paper, n) for c in read_claims(ROOT / "claims.yaml") for n in re.findall(r"\d+\.\d+", c.published)]
-    assert len(quoted) > 50 and not [q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[2])}(?![\d.])", texts[q[1]])]
+    assert len(quoted) > 90 and not [q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[2])}(?![\d.])", texts[q[1]])]
 
 
 # ---- reading a run -------------------------------------------------------------------------------------------------------------------
@@ -178,7 +243,7 @@ def test_no_column_holds_published_numbers_and_ours(project):
     write_tables(project)
     promote(project)
     write_tables(project)
-    for table in TABLES[:3]:
+    for table in (t for t in TABLES if t.paper == "IW" and t.metrics):
         long = pd.read_csv(project / "results" / "run" / "tables" / f"{table.name}.csv")
         assert long["published"].notna().any() and long["record"].notna().any() and long["this_run"].notna().any()
         assert not (long["published"].notna() & (long["record"].notna() | long["this_run"].notna())).any()
@@ -224,6 +289,36 @@ def test_tables_of_tpsmm(three):
     assert all(method in (folder / "iw_table2.md").read_text().split("\n## This run")[1] for method in ("FOMM", "TPSMM", "Implicit Warping"))
     # The sweeps of TPSMM have a variant `full` too, and are no lines of IW's table of components.
     assert set(pd.read_csv(folder / "iw_table5.csv").dropna(subset="this_run")["method"]) == {"implicit_warping"}
+
+
+def blocks_of(text, start): return [b for b in text.split("\n## ")[1:] if b.startswith(start)]
+
+
+def test_tables_of_lia(lia):
+    folder = lia / "results" / "run" / "tables"
+    for name, rows in (("lia_table1", 2 * (1 + 2 * 4)), ("lia_table2", 2 * 2 * (2 + 3 + 2)), ("lia_table4", 2 * 3), ("lia_table5", 5 * 3), ("lia_table6", 2 * 2)):
+        text = (folder / f"{name}.md").read_text()
+        assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2 for b in blocks_of(text, "This run")) == rows, name
+        assert "not run" in blocks_of(text, "Record")[0] and len(blocks_of(text, "What is missing")) == 1
+        long = pd.read_csv(folder / f"{name}.csv")
+        assert long["published"].notna().any() and long["this_run"].notna().any() and not (long["published"].notna() & long["this_run"].notna()).any()
+    order = [l.split("|")[1].strip() for l in blocks_of((folder / "lia_table5.md").read_text(), "This run")[0].splitlines() if l.startswith("| M")]
+    assert order[::3] == ["M = 5", "M = 10", "M = 20", "M = 40", "M = 100"]
+    assert "video FID" in (folder / "lia_table2.md").read_text() and "LIA: no row" not in (folder / "lia_table1.md").read_text()
+    for name in ("iw_table3", "tpsmm_table2", "lia_table3"):
+        text = (folder / f"{name}.md").read_text()
+        assert "not run" in text and not blocks_of(text, "This run") and not blocks_of(text, "Record")
+
+
+def test_verdicts_on_lia(lia):
+    found = verdicts(lia)
+    good = {"lia_l1", "lia_motion", "lia_no_structure", "lia_dictionary", "lia_dictionary_identity", "lia_twenty_directions", "lia_few_directions", "lia_relative", "lia_cross_identity"}
+    assert not {c: found[c] for c in good if found[c] != "reproduced"}
+    assert found["lia_people_prefer"] == found["lia_orthogonal"] == "not tested"
+    # Earlier lines compare the methods of the papers with each other, and LIA with the baseline, once each.
+    gains = read_evidence(lia / "results" / "run").gains.query("metric == 'psnr' and sources == 1")
+    pairs = {(m, minus) for m, minus in zip(gains["method"], gains["minus"]) if minus in ("method=fomm", "method=lia", "method=tpsmm")}
+    assert pairs >= {("lia", "method=fomm"), ("implicit_warping", "method=lia"), ("tpsmm", "method=lia")} and ("lia", "method=tpsmm") not in pairs
 
 
 # ---- forms ---------------------------------------------------------------------------------------------------------------------------
@@ -315,9 +410,20 @@ def test_a_claim_must_be_well_formed(tmp_path, old, new, message):
     with pytest.raises(UserError, match=message): read_claims(tmp_path / "claims.yaml")
 
 
+def test_claims_are_many_and_not_typed_twice():
+    claims = read_claims(ROOT / "claims.yaml")
+    assert len(claims) >= 40 and {c.paper for c in claims} == {"IW", "TPSMM", "LIA"}
+    assert all(c.quantities or c.reason for c in claims) and len({c.title for c in claims}) == len(claims)
+    lines = [l for l in (ROOT / "claims.yaml").read_text().splitlines() if l.startswith("  - ") or l.startswith("  reason: ")]
+    assert not {l for l in lines if lines.count(l) > 1 and not l.startswith("  reason: *") and l not in REPEATED}
+
+
+REPEATED = {"  - supports a direction or an order, never an absolute value of the paper", "  - as for the claim on L1", "  reason: not measured yet"}
+
+
 def test_the_screen_works_with_any_part_of_the_evidence(project):
     nothing = show_claims(project)
-    assert "reproduced" not in nothing and "no record" not in nothing
+    assert "0 reproduced" in nothing and "no record" not in nothing and nothing.count("agrees") == 0
     write_tables(project)
     run_only = show_claims(project)
     assert "reproduced*" in run_only and "no record" in run_only
@@ -331,6 +437,76 @@ def test_the_screen_works_with_any_part_of_the_evidence(project):
     record_only = show_claims(project)
     assert "not run" in record_only and "reproduced" in record_only
     assert max(len(l) for text in (nothing, run_only, both, record_only) for l in text.splitlines()) <= 100
+    # Every claim is there whether or not it was tested, and what was tested in two lines.
+    assert all(c.title in " ".join(text.split()) for c in read_claims(ROOT / "claims.yaml") for text in (nothing, both))
+
+
+# ---- evidence that is missing or old -------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory):
+    "The made-up project with run records and the numbers of a figure, as the record."
+    project = make_project(tmp_path_factory.mktemp("promoted"))
+    made = project / "results" / "run"
+    for dataset in ("puppets", "actions"):
+        for seed in (0, 1):
+            about = dict(dataset=dataset, scale="quick", method="implicit_warping", variant="full", seed=seed)
+            write_json(made / "train" / f"{dataset}-implicit_warping-{seed}" / "run.json", about | dict(seconds=600 + seed, config=dict(model=dict(size=32))))
+    for variant in ("plain", "residual", "full"):
+        for seed in (0, 1): write_json(made / "ablations" / "components" / f"{variant}-{seed}" / "run.json", dict(variant=variant, seed=seed))
+    write_json(made / "figures" / "puppets_strengths.json", dict(correlation=0.2, low=0.1, high=0.3, clips=5))
+    promote(project)
+    return project
+
+
+@pytest.fixture
+def recorded(promoted, tmp_path):
+    "The record of a copy of `promoted`."
+    return shutil.copytree(promoted, tmp_path / "copy") / "results" / "record"
+
+
+def stale(record): return stale_evidence(read_claims(ROOT / "claims.yaml"), read_evidence(record))
+
+
+def test_fresh_evidence_is_accepted(recorded): assert stale(recorded) == []
+
+
+def touch_run(record):
+    "The run was trained again: all as before, but for the seconds."
+    path = record / "runs" / "puppets-quick-implicit_warping-full-0.json"
+    write_json(path, json.loads(path.read_text()) | dict(seconds=1))
+
+
+def lose_run(record): (record / "runs" / "components" / "puppets-quick-implicit_warping-plain-0.json").unlink()
+def lose_figure(record): (record / "figures" / "puppets_strengths.json").unlink()
+def lose_seal(record): (record / "evidence.json").unlink()
+def old_gains(record): save_table(record / "scores.csv", read_scores(record / "scores.csv").assign(value=lambda t: t["value"] + t["sources"]))
+
+
+def old_figure(record):
+    "A run and its scores are renewed, a figure is not."
+    touch_run(record)
+    seal(record, read_scores(record / "scores.csv"), [])
+
+
+@pytest.mark.parametrize("harm, message", [(touch_run, "scores.csv: puppets-quick-implicit_warping-full-0: not the scores"), (lose_run, "scores.csv: components/puppets-quick-implicit_warping-plain-0"),
+                                           (old_gains, "gains.csv: puppets-quick-implicit_warping-full-0"), (old_figure, "puppets_strengths.json: older than puppets-quick-implicit_warping-full-0"),
+                                           (lose_seal, "puppets_strengths.json: missing")])
+def test_evidence_that_is_missing_or_older_than_its_run_is_found(recorded, harm, message):
+    harm(recorded)
+    assert any(message in line for line in stale(recorded))
+
+
+def test_a_figure_that_is_gone_is_missed_where_other_evidence_gives_a_verdict(recorded):
+    write_json(recorded / "figures" / "puppets_sparsity.json", dict(keys_for_90_percent=20, keys=256, psnr_full=25.0, psnr_top_8=24.5))
+    assert any("actions_sparsity.json: missing" in line for line in stale(recorded))
+    lose_figure(recorded)  # the only evidence of its claim, which is then not tested
+    assert not any("strengths" in line for line in stale(recorded))
+
+
+def test_no_evidence_of_record_is_missing_or_older_than_its_run():
+    if not (ROOT / "results" / "record" / "scores.csv").is_file(): pytest.skip("no record yet")
+    assert stale(ROOT / "results" / "record") == []
 
 
 # ---- the record ----------------------------------------------------------------------------------------------------------------------
@@ -365,9 +541,23 @@ def test_readme_drift_is_noticed(project):
     assert readme.read_text() == kept
     write_json(project / "results" / "run" / "metrics.json", {})  # of the run, which README does not show
     assert not readme_drift(project)
+    page = project / "results" / "record" / "claims.md"
+    page.write_text(page.read_text().replace("partly", "reproduced"))
+    assert readme_drift(project)
+    update_readme(project)
     scores = project / "results" / "record" / "scores.csv"
     save_table(scores, read_scores(scores).assign(value=1.0))
     assert readme_drift(project)
+
+
+def test_the_page_of_claims_tells_all(recorded):
+    page, claims = claims_page(recorded.parents[1]), read_claims(ROOT / "claims.yaml")
+    assert page.count("\n### ") == len(claims) and all(f'<a id="{c.id}"></a>' in page and c.published in page for c in claims)
+    first = page.split('<a id="more_sources_psnr"></a>')[1].split("\n### ")[0]
+    line = next(l for l in first.splitlines() if l.startswith("| puppets, 2 over 1"))
+    assert line.count("; ") == 1 and line.endswith("| holds, holds |") and line.count("[") == 2  # two seeds, one by one
+    linked = re.findall(r"claims\.md#(\w+)", readme_block(recorded.parents[1]))
+    assert linked and set(linked) <= {c.id for c in claims}
 
 
 def test_readme_of_the_project_says_what_the_record_says():

@@ -1,4 +1,4 @@
-"Regions of faces, from an entry to the labels that training reads: with a stub in the place of the detector, and with MTCNN on real clips."
+"Faces, from an entry to the labels that training reads, and from a video to clips of heads: with a stub in the place of the detector, and with MTCNN on real clips."
 import sys
 import numpy as np, pytest, torch
 from click.testing import CliRunner
@@ -9,7 +9,7 @@ from animrepro.data.catalog import FolderEntry, Prepared, dataset_entry, prepare
 from animrepro.data.pairs import Pairs, collate
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.store import FrameStore
-from animrepro.data.video import read_frames, write_video
+from animrepro.data.video import probe, read_frames, write_video
 
 FACE = np.float32([[-0.3, -0.2], [0.3, -0.2], [0, 0.1], [-0.2, 0.4], [0.2, 0.4]])
 
@@ -184,3 +184,84 @@ def test_real_folder_is_the_same_twice(detect, shared, tmp_path, monkeypatch):
     entry = FolderEntry("folder", root=str(tmp_path / "mine"), regions="faces")
     reports = [prepare("mine", entry, tmp_path / f"{i}.zip") for i in range(2)]
     assert reports[0] == reports[1] and reports[0].faceless <= 2 and sha256(tmp_path / "0.zip") == sha256(tmp_path / "1.zip")
+
+
+# Heads cut out of videos
+
+class White:
+    "In the place of MTCNN: sees each white square of a frame as a face (those in the left and the right half are two)."
+    def detect(self, pictures):
+        boxes = []
+        for picture in pictures:
+            found, half = [], picture.shape[1] // 2
+            for x0 in (0, half):
+                y, x = np.nonzero(picture[:, x0:x0 + half].min(-1) > 200)
+                if len(x): found.append([x0 + x.min(), y.min(), x0 + x.max() + 1, y.max() + 1])
+            boxes.append(np.float32(found) if found else None)
+        return boxes, [None if b is None else np.ones(len(b)) for b in boxes]
+
+
+def scene(places, h=160, w=320, side=40):
+    "A frame for each list of places (left, top) of white squares, over a ground that brightens from left to right."
+    frames = np.zeros((len(places), h, w, 3), np.uint8) + (np.arange(w) // 4)[:, None].astype(np.uint8)
+    for frame, here in zip(frames, places):
+        for x, y in here: frame[y:y + side, x:x + side] = 255
+    return frames
+
+
+def heads(tmp_path, places, **options):
+    write_video(tmp_path / "talk.mkv", scene(places), 10)
+    return [read_frames(p) for p in faces.crop(White(), tmp_path / "talk.mkv", tmp_path / "heads", **dict(size=48, shortest=10, smallest=20) | options)]
+
+
+def test_a_head_that_moves_is_cut_as_a_steady_square(tmp_path):
+    [head] = heads(tmp_path, [[(60 + t, 50)] for t in range(18)])
+    assert head.frames.shape == (18, 48, 48, 3) and head.fps == 10
+    # The tube is 57 x 40, the square 57 x 1.2 = 68 from 88.5 - 34: the face begins 5.5 + t pixels into it.
+    column = [np.flatnonzero(f[24].min(-1) > 200).min() * 68 / 48 for f in head.frames]
+    assert np.allclose(column, [5.5 + t for t in range(18)], atol=2)
+    assert np.ptp(head.frames[:, 2, 2].astype(int)) < 6, "the ground stands still"
+
+
+def test_two_heads_and_a_change_of_scene(tmp_path):
+    assert [len(h.frames) for h in heads(tmp_path, [[(60, 50), (220, 60)]] * 12)] == [12, 12]
+    assert [len(h.frames) for h in heads(tmp_path, [[(10, 10)]] * 15 + [[(100, 90)]] * 12)] == [15, 12]
+
+
+def test_gaps_are_bridged_and_pauses_are_not(tmp_path):
+    def seen(gap): return [[(60, 50)]] * 12 + [[]] * gap + [[(60, 50)]] * 12
+    assert [len(h.frames) for h in heads(tmp_path, seen(4))] == [28], "half a second of 10 frames per second"
+    assert [len(h.frames) for h in heads(tmp_path, seen(8))] == [12, 12]
+
+
+def test_at_the_border_the_square_moves_inside(tmp_path):
+    [head] = heads(tmp_path, [[(0, 0)]] * 12)
+    white = head.frames[5].min(-1) > 200
+    assert white[0, 0] and np.isclose(white.sum(0).max(), white.sum(1).max(), atol=1) and np.isclose(white[0].sum(), 40, atol=2), "not stretched"
+
+
+def test_too_short_too_small(tmp_path):
+    for places, options in (([[(60, 50)]] * 9, {}), ([[(60, 50)]] * 12, dict(smallest=41)), ([[]] * 12, {})):
+        with pytest.raises(UserError, match="talk.mkv: no face"): heads(tmp_path, places, **options)
+    assert not (tmp_path / "heads").exists()
+
+
+def test_long_runs_are_divided():
+    runs = faces.follow([np.array([[0, 0, 10, 10.]])] * 25, longest=10)
+    assert [(r.start, r.end) for r in runs] == [(0, 10), (10, 20), (20, 25)]
+
+
+@pytest.mark.parametrize("name, width, frames", [("vox/driving2.mp4", 480, 70), ("ted/driving1.mp4", 256, 40)])
+def test_real_heads(detect, shared, tmp_path, name, width, frames):
+    if not (shared / "data" / "clips" / name).is_file(): pytest.skip(f"no {name} in ../shared/data/clips")
+    video = read_frames(shared / "data" / "clips" / name, limit=frames)
+    wide = np.pad(video.frames, ((0, 0), (0, 0), (width - 256, 0), (0, 0)), "edge")[::2]
+    write_video(tmp_path / "talk.mp4", wide, video.fps / 2)
+    mtcnn = detect.args[0]
+    [path] = faces.crop(mtcnn, tmp_path / "talk.mp4", tmp_path / "heads", size=128, shortest=frames // 4, smallest=40)
+    count = probe(path).frames
+    assert count >= 0.9 * len(wide) and probe(path).size == (128, 128)
+    points = detect(read_frames(path).frames[::4])
+    seen = points[~np.isnan(points).any((1, 2))]
+    assert len(seen) >= 0.8 * len(points) and np.abs(seen).max() < 0.9, "eyes, nose and mouth lie inside the crop"
+    assert 0.15 < np.linalg.norm(seen[:, 0] - seen[:, 1], axis=-1).mean() < 1, "and the face fills a good part of it"

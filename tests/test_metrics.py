@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,13 +13,14 @@ from animrepro.metrics.correspondence import end_point_error, reduce_flow
 from animrepro.data.puppets import correspondence, render, sample_identity, sample_motion
 from animrepro.metrics.landmarks import (
     Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks, landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
-from animrepro.core import find_weights
-from animrepro.metrics.perceptual import Lpips, load_lpips
+from animrepro.metrics.perceptual import BACKBONES, Lpips, load_lpips
+from animrepro.metrics.protocol import IW, LIA, PROTOCOLS, TPSMM, Measure, Panel, calibrate, load_panel
 from animrepro.evaluate import EvaluateConfig, Instruments, reconstruct_clip
 from animrepro.metrics.pixel import PSNR_CAP, blurred, jitter, l1, noised, psnr, shifted
 from animrepro.models.contract import create_model
 from animrepro.stats import bootstrap_mean, paired_difference
 from animrepro.warp import make_grid
+from animrepro.weights import find_weights
 
 torch.set_num_threads(1)
 
@@ -135,6 +137,109 @@ def test_lpips_values():
     assert golden == pytest.approx(0.2390, abs=2e-4)
     with pytest.raises(UserError, match="too small"): metric(image[..., :30], image[..., :30])
     assert metric(image[..., :31, :31], image[..., :31, :31]).item() == 0
+
+
+
+@pytest.mark.parametrize("net", BACKBONES)
+def test_every_backbone_of_lpips_rises_with_distortion(net):
+    metric, reason = load_lpips(net=net)
+    if metric is None: pytest.skip(reason)
+    image = picture(1)
+    for distort, levels in ((blurred, (0, 1, 2, 4)), (noised, (0, 0.05, 0.1, 0.2))):
+        curve = torch.cat([metric(distort(image, level), image) for level in levels])
+        assert curve[0] < 1e-3 and (curve.diff() > 0).all()
+
+
+# protocols
+
+class Toy:
+    "Two keypoints at (mean red, mean green) in levels, the second one faint; its embedding is the mean colour."
+    def detect(self, images):
+        points = 255 * images[:, :2].flatten(2).mean(2)
+        return Detection(points[:, None].expand(-1, 2, 2), torch.tensor([0.9, 0.3]).expand(len(images), 2))
+
+
+def rows(*lengths):
+    "Rows of clips of these lengths, with a value in each column that depends on clip and frame."
+    columns = {m.column for p in PROTOCOLS.values() for m in p.measures}
+    return pd.concat([pd.DataFrame(dict(clip=f"clip{i}", sources=1, frame=range(n), **dict.fromkeys(columns, 10.0 * i + np.arange(n)))) for i, n in enumerate(lengths)])
+
+
+def test_frame_and_video_weighted_means_differ_on_clips_of_unequal_length():
+    table = rows(4, 20)
+    frame, clip = (p.value(table, p.measures[0]) for p in (TPSMM, LIA))
+    assert frame.value == pytest.approx(table.l1_float.mean() / 255) and clip.value == pytest.approx(table.groupby("clip").l1_float.mean().mean() / 255)
+    assert abs(frame.value - clip.value) * 255 > 2
+    same = rows(7, 7)
+    assert TPSMM.value(same, TPSMM.measures[0]).value == pytest.approx(LIA.value(same, LIA.measures[0]).value)
+
+
+def test_l1_is_counted_in_the_units_of_the_paper():
+    table = rows(3)
+    iw, tpsmm = (next(p.value(table, m).value for m in p.measures if m.metric == "l1") for p in (IW, TPSMM))
+    assert iw == pytest.approx(255 * tpsmm)
+
+
+@pytest.mark.parametrize("measure, expected", [
+    (Measure("akd", "toy", "float"), (3.7**2 + 4.7**2) ** 0.5), (Measure("akd", "toy"), 41**0.5), (Measure("akd", "toy", "truncated"), 5),
+    (Measure("akd", "toy", "truncated", "per_coordinate"), 3.5), (Measure("l1"), 3), (Measure("l1", shown="float"), 2.8), (Measure("l1", shown="truncated"), 7 / 3)])
+def test_what_an_instrument_is_shown_and_how_it_counts(measure, expected):
+    target = torch.full((2, 3, 8, 8), 100.25 / 255)
+    target = (target * 255).floor() / 255
+    prediction = target + torch.tensor([3.7, 4.7, 0]).view(1, 3, 1, 1) / 255 + 1e-4 / 255
+    values = Panel((measure,), {"toy": Toy()}).score(prediction, target)[measure.column]
+    assert values == pytest.approx([expected] * 2, abs=1e-3)
+
+
+def test_thresholds_and_squares():
+    class Faint(Toy):
+        def detect(self, images):
+            found = super().detect(images)
+            return Detection(found.points, torch.where(images.mean() > 0.5, found.confidence, torch.tensor([0.9, 0.05])))
+    dark, bright = torch.full((1, 3, 4, 4), 0.4), torch.full((1, 3, 4, 4), 0.6)
+    lost = Panel(tuple(Measure("mkr", "toy", threshold=t) for t in (0.1, 0.5)), {"toy": Faint()}).score(dark, bright)
+    assert lost["mkr_toy_0.1"] == [0.5] and lost["mkr_toy"] == [0]  # the faint joint counts at 0.1 only
+    aed = Panel((Measure("aed", "mean", distance="squared"), Measure("aed", "mean")), {"mean": lambda x: x.mean((2, 3))}).score(dark, bright)
+    assert aed["aed_mean_squared"] == pytest.approx(3 * 0.2**2, rel=1e-2) and aed["aed_mean"] == pytest.approx((3 * 0.2**2) ** 0.5, rel=1e-2)
+
+
+def test_each_network_looks_once_at_what_it_is_shown():
+    looks = []
+    class Counting(Toy):
+        def detect(self, images):
+            looks.append(len(images))
+            return super().detect(images)
+    Panel(tuple(Measure(m, "toy", threshold=t) for m in ("akd", "mkr") for t in (0.1, 0.5)), {"toy": Counting()}).score(picture(2), picture(2, seed=1))
+    assert looks == [2, 2]
+
+
+def test_papers_measure_as_their_code_does():
+    "FOMM family and LIA: per coordinate, truncated, squared; IW: MTCNN, two thresholds, levels; nobody has two columns of one name."
+    for p in PROTOCOLS.values(): assert len({m.column for m in p.measures}) == len(p.measures)
+    for p in (TPSMM, LIA):
+        assert p.every_frame and p.max_frames is None and p.sources == (1,)
+        assert {(m.distance, m.shown) for m in p.measures if m.metric == "akd"} == {("per_coordinate", "truncated")}
+        assert {m.distance for m in p.measures if m.metric == "aed"} == {"squared"}
+        assert next(m for m in p.measures if m.metric == "l1") == Measure("l1", shown="float", unit=255)
+    assert {m.threshold for m in IW.measures if m.network == "openpose"} == {0.1, 0.5} and any(m.network == "mtcnn" for m in IW.measures)
+    assert {m.network for m in LIA.measures} == {"", "alex", "face68", "rtpose", "openface"}
+
+
+def test_missing_networks_leave_their_columns_out_and_say_so(no_weights):
+    panel = load_panel(TPSMM.measures)
+    scores = panel.score(picture(2), picture(2, seed=1))
+    assert list(scores) == ["l1_float"] and len(panel.missing) == 4 and all("not available" in line and "\n" not in line for line in panel.missing)
+    table = TPSMM.summarise(pd.DataFrame(dict(clip="a", sources=1, **scores)))
+    assert table.metric.tolist() == ["l1_float"] and table.frames.tolist() == [2]
+
+
+def test_calibration_starts_at_the_floor_and_rises():
+    clips = [to_float(clip(seed).frames) for seed in range(3)]
+    table = calibrate(clips, Panel((Measure("l1"), Measure("psnr")), {}))
+    l1s = table[table.metric == "l1"].set_index(["distortion", "level"]).value
+    assert l1s["none", 0] == 0 and all(l1s[name].is_monotonic_increasing for name in ("blur", "shift", "noise")) and l1s["other", 1] > l1s["blur", 1]
+    assert (table[table.metric == "psnr"].value <= PSNR_CAP + 1e-3).all() and set(table.frames) == {12}
+
 
 # landmarks
 

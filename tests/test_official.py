@@ -4,21 +4,24 @@
 - always: GOLDEN holds what the authors' code computed from such weights in float64;
 - with the authors' code: everything that both sides compute is compared, in several configurations.
 
-The last needs clones of github.com/yoyo-nb/Thin-Plate-Spline-Motion-Model and github.com/AliaksandrSiarohin/first-order-model, whose
-folders ANIMREPRO_REFERENCE_TPSMM and ANIMREPRO_REFERENCE_FOMM name. `python tests/test_official.py` then prints GOLDEN anew."""
-import ast, copy, importlib, os, pickle, subprocess, sys, types
+The last needs clones of github.com/yoyo-nb/Thin-Plate-Spline-Motion-Model, github.com/AliaksandrSiarohin/first-order-model and
+github.com/wyhsirius/LIA, whose folders ANIMREPRO_REFERENCE_TPSMM, ANIMREPRO_REFERENCE_FOMM and ANIMREPRO_REFERENCE_LIA name.
+`python tests/test_official.py` then prints GOLDEN anew."""
+import argparse, ast, copy, importlib, math, os, pickle, re, subprocess, sys, time, types
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F, yaml
 from torch import nn
 from animrepro.checkpoint import load_weights, read_about
 from animrepro.cli import main
 from animrepro.core import rng, to_uint8
+from animrepro.dictionary import direction_sweep
 from animrepro.models.contract import create_model, method_class
-from animrepro.models.official import NAMES, read_config, translate
+from animrepro.models.lia import Motion as LiaMotion
+from animrepro.models.official import NAMES, lia_config, lia_tensors, read_config, translate
 from animrepro.warp import edge_convention, resize_flow
 
 ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
-VARIABLES = {"tpsmm": "ANIMREPRO_REFERENCE_TPSMM", "fomm": "ANIMREPRO_REFERENCE_FOMM"}
+VARIABLES = {m: f"ANIMREPRO_REFERENCE_{m.upper()}" for m in ("tpsmm", "fomm", "lia")}
 
 # ---- configurations and weights ------------------------------------------------------------------------------------------------------
 
@@ -40,7 +43,7 @@ model_params:
      dense_motion_params: {block_expansion: 8, max_features: 32, num_blocks: 3, scale_factor: 0.25}}
   discriminator_params: {scales: [1]}
 """
-SMALL = {"tpsmm": yaml.safe_load(TPSMM), "fomm": yaml.safe_load(FOMM)}
+SMALL = {"tpsmm": yaml.safe_load(TPSMM), "fomm": yaml.safe_load(FOMM), "lia": {"size": 64, "narrow": 32, "width": 16, "directions": 5}}
 
 
 def changed(settings: dict, **changes) -> dict:
@@ -67,8 +70,46 @@ def draw(network: str, name: str, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values)).float()
 
 
+def lia_layout(size: int = 256, narrow: int = 1, width: int = 512, directions: int = 20) -> dict[str, tuple]:
+    "Names and shapes of the authors' tensors; `narrow` divides the widths of their layers."
+    count = lambda size: min(512, 16384 // size) // narrow
+    down, up, found = [size >> i for i in range(int(math.log2(size)) - 1)], [8 << i for i in range(int(math.log2(size)) - 2)], {}
+    def conv(at, i, o, kernel, first=0): found.update({f"{at}.{first}.weight": (o, i, kernel, kernel), f"{at}.{first + 1}.bias": (1, o, 1, 1)})
+    def modulated(at, i, o, kernel): found.update({f"{at}.weight": (1, o, i, kernel, kernel), f"{at}.modulation.weight": (i, width), f"{at}.modulation.bias": (i,)})
+    def styled(at, i, o):
+        modulated(f"{at}.conv", i, o, 3)
+        found.update({f"{at}.noise.weight": (1,), f"{at}.activate.bias": (1, o, 1, 1)})
+    conv("enc.net_app.convs.0", 3, count(size), 1)
+    for n, (a, b) in enumerate(zip(down, down[1:]), 1):
+        at = f"enc.net_app.convs.{n}"
+        conv(f"{at}.conv1", count(a), count(a), 3); conv(f"{at}.conv2", count(a), count(b), 3, 1)
+        found |= {f"{at}.skip.1.weight": (count(b), count(a), 1, 1), f"{at}.conv2.0.kernel": (4, 4), f"{at}.skip.0.kernel": (4, 4)}
+    found |= {f"enc.net_app.convs.{len(down)}.weight": (width, count(4), 4, 4), "dec.direction.weight": (width, directions), "dec.input.input": (1, count(4), 4, 4)}
+    for n, o in enumerate([width] * 4 + [directions]): found |= {f"enc.fc.{n}.weight": (o, width), f"enc.fc.{n}.bias": (o,)}
+    styled("dec.conv1", count(4), count(4)); conv("dec.to_rgb1.conv", count(4), 3, 1)
+    for n, s in enumerate(up):
+        styled(f"dec.convs.{2 * n}", count(s // 2), count(s)); styled(f"dec.convs.{2 * n + 1}", count(s), count(s))
+        modulated(f"dec.to_flows.{n}.conv", count(s), 3, 1); conv(f"dec.to_rgbs.{n}.conv", count(s), 3, 1)
+        found |= {f"dec.convs.{2 * n}.conv.blur.kernel": (4, 4), f"dec.to_flows.{n}.upsample.kernel": (4, 4), f"dec.to_rgbs.{n}.upsample.kernel": (4, 4)}
+    return found | {f"dec.{head}.bias": (1, 3, 1, 1) for head in ["to_rgb1", *(f"to_{what}.{n}" for what in ("rgbs", "flows") for n in range(len(up)))]}
+
+
+def draw_lia(name: str, shape: tuple) -> torch.Tensor:
+    "Random content for a tensor of LIA. Its layers scale weights themselves; the blur is what it is."
+    line = torch.tensor([1.0, 3, 3, 1])
+    if name.endswith("kernel"): return line[:, None] * line / 64 * (1 if name.startswith("enc") else 4)
+    values = rng(0, "official", "gen", name).uniform(-1, 1, shape) * (0.3 if name.endswith("bias") else 3**0.5)
+    return torch.from_numpy(values + name.endswith("modulation.bias")).float()
+
+
+def theirs_lia(settings: dict) -> dict:
+    "A checkpoint as LIA's trainer saves it, with drawn weights."
+    return {"gen": {k: draw_lia(k, shape) for k, shape in lia_layout(**settings).items()}, "g_optim": {}, "args": argparse.Namespace(lr=0.002, dataset="vox")}
+
+
 def theirs(method: str, settings: dict, folder: Path, skip: tuple = ()) -> dict:
-    "A checkpoint in the authors' layout with drawn weights, made by reading the table of names backwards."
+    "A checkpoint in the authors' layout with drawn weights. That of tpsmm and fomm is made by reading the table of names backwards."
+    if method == "lia": return theirs_lia(settings)
     (folder / "made.yaml").write_text(yaml.safe_dump(settings))
     model = create_model(method, read_config(method, folder / "made.yaml"))
     places = {k: v for k, v in model.state_dict().items()} | dict(model.named_buffers())
@@ -91,7 +132,8 @@ def converted(method: str, networks: dict, settings: dict, folder: Path, *more) 
     "What `animrepro convert` makes of a checkpoint, loaded."
     torch.save(networks, folder / "c.pth.tar")
     (folder / "c.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(SystemExit) as stop: main(["convert", method, str(folder / "c.pth.tar"), "--config", str(folder / "c.yaml"), "--out", str(folder / "c.safetensors"), *map(str, more)])
+    config = [] if method == "lia" else ["--config", folder / "c.yaml"]
+    with pytest.raises(SystemExit) as stop: main(["convert", method, *map(str, [folder / "c.pth.tar", *config, "--out", folder / "c.safetensors", *more])])
     assert not stop.value.code
     return load_weights(folder / "c.safetensors")
 
@@ -104,14 +146,18 @@ def pictures(count: int, size: int, dtype=torch.float64) -> torch.Tensor:
 
 # ---- our side and theirs -------------------------------------------------------------------------------------------------------------
 
+SWEEP = [-3.0, 0.5, 2.0]  # steps along direction 1 of LIA
+
 @torch.no_grad()
 def ours(model, source, start, driving) -> dict[str, torch.Tensor]:
-    "All that is compared: keypoints, and for reconstruction and each mode of transfer what `render` gives."
+    "All that is compared: keypoints or magnitudes, and for reconstruction and each mode of transfer what `render` gives."
     prepared, motion, first = model.encode(source[:, None]), model.motion(driving), model.motion(start)
-    found = {"keypoints": motion.points.flatten(1, -2)}
+    if lia := isinstance(motion, LiaMotion): found = {"magnitudes": motion.magnitudes, "directions": model.dictionary.directions()}
+    else: found = {"keypoints": motion.points.flatten(1, -2)}
     if getattr(motion, "jacobians", None) is not None: found["jacobians"] = motion.jacobians
     if getattr(model, "background", None) is not None: found["background"] = model.predict_background(prepared, motion)
     moves = {"reconstruction": motion} | {mode: model.transfer(prepared, motion, first, mode) for mode in model.modes}
+    if lia: moves |= {"reference": model.reference(prepared), "sweep": LiaMotion(direction_sweep(prepared.magnitudes[0, 0], 1, motion.magnitudes.new_tensor(SWEEP)))}
     for name, move in moves.items():
         rendering = model.render(prepared, move, extras=True)
         found |= {f"{name} {k}": v for k, v in {"frame": rendering.frame, **rendering.extras}.items()}
@@ -204,9 +250,73 @@ class Reference:
         return found
 
 
-def reference(method: str, settings: dict) -> Reference:
+class LiaReference:
+    "The authors' generator. Three words of its code are changed: no GPU, grids in the precision of the rest, and a function that torch has under another name today."
+    def __init__(self, folder: Path, size: int = 256, narrow: int = 1, width: int = 512, directions: int = 20):
+        self.folder, self.narrow = folder, narrow
+        package = types.ModuleType("networks")
+        package.__path__ = []
+        sys.modules["networks"] = package
+        try: self.net = [self.of(name) for name in ("encoder", "styledecoder", "generator")][-1].Generator(size, width, directions)
+        finally:
+            for name in [n for n in sys.modules if n.split(".")[0] == "networks"]: del sys.modules[name]
+        self.net.dec.direction.weight = nn.Parameter(torch.empty(width, directions))  # theirs has 512 rows whatever the width
+        self.net.eval()
+
+    def of(self, module: str):
+        "One of their modules, with the numbers of channels in its tables divided by `narrow`."
+        text = (self.folder / "networks" / f"{module}.py").read_text()
+        for a, b in {".cuda()": "", ".float()": ".to(input.dtype)", "torch.qr": "torch.linalg.qr"}.items(): text = text.replace(a, b)
+        made = sys.modules[f"networks.{module}"] = types.ModuleType(f"networks.{module}")
+        made.__package__ = "networks"
+        exec(compile(re.sub(r"^( +\d+: )(\d+)", lambda m: f"{m[1]}{int(m[2]) // self.narrow}", text, flags=re.M), module, "exec"), made.__dict__)
+        return made
+
+    def fill(self):
+        "Draws all weights."
+        self.net.load_state_dict({k: draw_lia(k, tuple(v.shape)) for k, v in self.net.state_dict().items()})
+        return self
+
+    def checkpoint(self) -> dict: return {"gen": self.net.state_dict()}
+
+    def to(self, dtype):
+        self.net.to(dtype)
+        return self
+
+    @torch.no_grad()
+    def run(self, source, start, driving) -> dict[str, torch.Tensor]:
+        "The counterpart of `ours`. What is read where is seen at `grid_sample`; masks are seen behind their layer."
+        net, (source, start, driving) = self.net, (2 * x - 1 for x in (source, start, driving))
+        first, still = net.enc.enc_motion(start), net.enc.enc_motion(source)
+        found = {"magnitudes": net.enc.enc_motion(driving), "directions": net.get_direction()}
+        code, _, features = net.enc(source, None)
+        sweep = torch.zeros(len(SWEEP), still.shape[1], dtype=source.dtype)
+        sweep[:, 1] = sweep.new_tensor(SWEEP)
+        moves = {"reconstruction": lambda: net(source, driving), "absolute": lambda: net(source, driving), "relative": lambda: net(source, driving, first),
+                 "reference": lambda: net(source, None), "sweep": lambda: torch.cat([net.synthesis(code, [still, step[None], torch.zeros_like(still)], features) for step in sweep])}
+        masks, flows, sample = [], [], F.grid_sample
+        def look(features, grid):
+            flows.append(grid)
+            return sample(features, grid, align_corners=False)
+        hooks = [layer.register_forward_hook(lambda layer, args, out: masks.append(out[2][:, 2:].sigmoid())) for layer in net.dec.to_flows]
+        F.grid_sample = look
+        try:
+            for name, move in moves.items():
+                masks.clear(); flows.clear()
+                found[f"{name} frame"] = ((move() + 1) / 2).clamp(0, 1)
+                levels = len(net.dec.to_flows)
+                found[f"{name} flow"] = torch.cat(flows[levels - 1::levels])
+                found |= {f"{name} mask{i}": torch.cat(masks[i::levels]) for i in range(levels)}
+        finally:
+            F.grid_sample = sample
+            for hook in hooks: hook.remove()
+        return found
+
+
+def reference(method: str, settings: dict) -> Reference | LiaReference:
     if not os.environ.get(VARIABLES[method]): pytest.skip(f"{VARIABLES[method]} names no clone of the authors' repository")
-    return Reference(method, Path(os.environ[VARIABLES[method]]), settings)
+    folder = Path(os.environ[VARIABLES[method]])
+    return LiaReference(folder, **settings) if method == "lia" else Reference(method, folder, settings)
 
 
 def published(method: str, name: str) -> dict:
@@ -244,16 +354,74 @@ def test_equals_the_authors_code(case, tmp_path):
     model = converted(method, their.checkpoint(), settings, tmp_path, "--size", size, *["--no-align-corners"] * (not align_corners))
     images = pictures(3, size).split(1)
     expected, found = their.to(torch.float64).run(*images, align_corners), ours(model.double(), *images)
+    equal_in_double(expected, found)
+    images = [x.float() for x in images]
+    equal_in_levels(their.to(torch.float32).run(*images, align_corners), ours(model.float(), *images))
+
+
+def equal_in_double(expected: dict, found: dict):
+    "Everything within 1e-7, and frames that differ from each other, or nothing was told."
     assert found.keys() == expected.keys()
     apart = {k: (found[k].flatten() - expected[k].flatten()).abs().max().item() for k in expected}
-    print(case, {k: f"{v:.0e}" for k, v in apart.items()})
+    print({k: f"{v:.0e}" for k, v in apart.items()})
     assert max(apart.values()) <= 1e-7, apart
     frames = [v for k, v in expected.items() if k.endswith("frame")]
     assert min(f.std() for f in frames) > 0.02 and (frames[1] - frames[2]).abs().max() > 0.02, "too dull a case to tell anything"
-    images = [x.float() for x in images]
-    expected, found = their.to(torch.float32).run(*images, align_corners), ours(model.float(), *images)
+
+
+def equal_in_levels(expected: dict, found: dict):
+    "Frames in single precision within one level of 256."
     levels = {k: int(abs(to_uint8(found[k]).astype(int) - to_uint8(expected[k])).max()) for k in expected if k.endswith("frame")}
     assert max(levels.values()) <= 1, levels
+
+
+@pytest.mark.parametrize("size, narrow, width, directions", [(32, 32, 16, 5), (128, 16, 48, 20), (64, 1, 512, 20)])
+def test_equals_the_authors_code_lia(size, narrow, width, directions, tmp_path):
+    "The last case has the published widths."
+    settings = dict(size=size, narrow=narrow, width=width, directions=directions)
+    their = reference("lia", settings).fill()
+    model = converted("lia", their.checkpoint(), settings, tmp_path)
+    images = pictures(3, size).split(1)
+    equal_in_double(their.to(torch.float64).run(*images), ours(model.double(), *images))
+    images = [x.float() for x in images]
+    equal_in_levels(their.to(torch.float32).run(*images), ours(model.float(), *images))
+
+
+def test_published_lia_has_the_same_tensors():
+    "At full width, on the meta device. Idle in theirs are a colour head at 4 × 4 and the strengths of noise."
+    for size in (256, 512):
+        with torch.device("meta"):
+            their = reference("lia", {"size": size}).net
+            model = method_class("lia")(method_class("lia").Config(**lia_config(their.state_dict(), "meta")))
+        assert {k: tuple(v.shape) for k, v in their.state_dict().items()} == lia_layout(size)
+        shapes = {translate(NAMES["lia"]["gen"], k): v.shape for k, v in lia_tensors(their.state_dict()).items() if not k.endswith("kernel")}
+        assert shapes == {k: v.shape for k, v in model.state_dict().items()}
+        idle = sum(p.numel() for k, p in their.named_parameters() if "to_rgb1" in k or "noise" in k)
+        assert sum(p.numel() for p in their.parameters()) == sum(p.numel() for p in model.parameters()) + idle
+        if size == 256: assert idle == 1555
+
+
+def test_speed_of_lia(tmp_path):
+    "Time per frame of 256 × 256, the source encoded already, in turns; in time of this process, because other processes disturb clocks on the wall."
+    their = reference("lia", {}).fill()
+    model = converted("lia", their.checkpoint(), {}, tmp_path)
+    source, start, driving = pictures(3, 256, torch.float32).split(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            prepared, (code, _, features) = model.encode(source[:, None]), their.net.enc(2 * source - 1, None)
+            sides = {"theirs": lambda: (their.net.synthesis(code, [their.net.enc.enc_motion(2 * driving - 1)], features) + 1) / 2,
+                     "ours": lambda: model.render(prepared, model.motion(driving)).frame, "theirs, as their demo": lambda: their.net(2 * source - 1, 2 * driving - 1)}
+            times = {name: [] for name in sides}
+            for _ in range(4):
+                for name, side in sides.items():
+                    begin = time.process_time(); frame = side(); times[name].append(time.process_time() - begin)
+            best = {name: min(took) for name, took in times.items()}
+            equal_in_levels({"frame": sides["theirs"]()}, {"frame": sides["ours"]()})
+    finally: torch.set_num_threads(before)
+    print(f"\n{best}, theirs / ours {best['theirs'] / best['ours']:.2f}, with their demo's loop {best['theirs, as their demo'] / best['ours']:.2f}")
+    assert best["theirs"] > 1.5 * best["ours"]
 
 
 @pytest.mark.parametrize("method, names", [("tpsmm", ["vox-256", "taichi-256", "ted-384", "mgif-256"]),
@@ -323,6 +491,40 @@ GOLDEN = {
         "relative flow": [-0.2833552276, -0.9060445184, -0.3736164078, -0.8518447646, 0.5073883983],
         "relative occlusion": [0.4960654782, 0.4650241547, 0.5763263036, 0.4498124285, 0.4498654183],
     },
+    "lia": {
+        "magnitudes": [-0.0240615732, 0.3318976317, -0.527943083, -0.0569849531, 0.0899813561],
+        "directions": [0.0012031514, -0.3855805998, 0.2733357688, -0.2611094366, 0.2751913372],
+        "reconstruction frame": [0.6101090356, 0.5539915841, 0.8720137944, 0.8404775517, 0.5237087416],
+        "reconstruction flow": [-0.081307667, -0.3591677601, -0.0384888684, -0.8325444548, 0.8207476713],
+        "reconstruction mask0": [0.4953855227, 0.6185617958, 0.5172495819, 0.459146064, 0.4604672327],
+        "reconstruction mask1": [0.5579178495, 0.6857783242, 0.5735669425, 0.5153336984, 0.6433607074],
+        "reconstruction mask2": [0.5061238941, 0.6373617331, 0.5188233781, 0.4635651976, 0.5415583745],
+        "reconstruction mask3": [0.4305668819, 0.4221522349, 0.3658785854, 0.4236407005, 0.4378594128],
+        "absolute frame": [0.6101090356, 0.5539915841, 0.8720137944, 0.8404775517, 0.5237087416],
+        "absolute flow": [-0.081307667, -0.3591677601, -0.0384888684, -0.8325444548, 0.8207476713],
+        "absolute mask0": [0.4953855227, 0.6185617958, 0.5172495819, 0.459146064, 0.4604672327],
+        "absolute mask1": [0.5579178495, 0.6857783242, 0.5735669425, 0.5153336984, 0.6433607074],
+        "absolute mask2": [0.5061238941, 0.6373617331, 0.5188233781, 0.4635651976, 0.5415583745],
+        "absolute mask3": [0.4305668819, 0.4221522349, 0.3658785854, 0.4236407005, 0.4378594128],
+        "relative frame": [0.6104876821, 0.5530962679, 0.8719316317, 0.844157266, 0.4719576349],
+        "relative flow": [-0.0766018021, -0.3560255097, -0.0005373335, -0.8011275973, 0.807525002],
+        "relative mask0": [0.5067250296, 0.6264398915, 0.5157507997, 0.4562742126, 0.4593771157],
+        "relative mask1": [0.5632267159, 0.6951243214, 0.5710288726, 0.5115739624, 0.6360135415],
+        "relative mask2": [0.506770285, 0.649071533, 0.5011804107, 0.4665314645, 0.5486966075],
+        "relative mask3": [0.4310320301, 0.4143664514, 0.3419240631, 0.4379970108, 0.4252790278],
+        "reference frame": [0.6164537197, 0.5565902431, 0.8691642707, 0.8261859758, 0.4401760036],
+        "reference flow": [-0.0719909821, -0.3531950055, 0.2921004922, -1.0637751852, 0.7034293122],
+        "reference mask0": [0.508065852, 0.6275949788, 0.4922206553, 0.4378682226, 0.4427630946],
+        "reference mask1": [0.5665042909, 0.7030491017, 0.5389184202, 0.4986775131, 0.6024873208],
+        "reference mask2": [0.4959622306, 0.6810073745, 0.4828289183, 0.437085009, 0.5327773341],
+        "reference mask3": [0.4239591059, 0.4064057148, 0.3467924595, 0.353342505, 0.4045221099],
+        "sweep frame": [0.6118567691, 0.5128599713, 0.5535753351, 0.4358573458, 0.4489502059],
+        "sweep flow": [-0.1545638866, -0.4155310025, -0.3581454178, 0.8023547125, -0.0331352269],
+        "sweep mask0": [0.5277465521, 0.4652981315, 0.6343677458, 0.4484283345, 0.5311718515],
+        "sweep mask1": [0.5979247382, 0.6560293565, 0.7142587633, 0.6061400877, 0.4890386473],
+        "sweep mask2": [0.5335984786, 0.6635279898, 0.6666269532, 0.5215496364, 0.3715373817],
+        "sweep mask3": [0.4587586289, 0.5336432563, 0.3972014428, 0.4037960634, 0.4327331264],
+    },
 }
 
 
@@ -332,7 +534,7 @@ def look_at(found: dict[str, torch.Tensor]) -> dict[str, list[float]]:
     return {k: [round(x, 10) for x in [v.mean().item(), *(v[int(len(v) * place)].item() for place in (0.11, 0.37, 0.63, 0.89))]] for k, v in flat.items()}
 
 
-@pytest.mark.parametrize("method", ["tpsmm", "fomm"])
+@pytest.mark.parametrize("method", SMALL)
 def test_golden_numbers(method, tmp_path):
     model = converted(method, theirs(method, SMALL[method], tmp_path), SMALL[method], tmp_path, *["--size", 64] * (method == "tpsmm"))
     found = look_at(ours(model.double(), *pictures(3, 64).split(1)))
@@ -340,7 +542,7 @@ def test_golden_numbers(method, tmp_path):
     for name, numbers in GOLDEN[method].items(): assert found[name] == pytest.approx(numbers, abs=1e-7), name
 
 
-@pytest.mark.parametrize("method", ["tpsmm", "fomm"])
+@pytest.mark.parametrize("method", SMALL)
 def test_golden_numbers_are_the_authors(method):
     their = reference(method, SMALL[method]).fill().to(torch.float64)
     for name, numbers in look_at(their.run(*pictures(3, 64).split(1))).items(): assert GOLDEN[method][name] == pytest.approx(numbers, abs=1e-9), name
@@ -358,7 +560,8 @@ def test_weights_arrive_unchanged(made, tmp_path):
     for method, networks in made.items():
         model = converted(method, networks, SMALL[method], tmp_path, *["--size", 64] * (method == "tpsmm"))
         state = model.state_dict()
-        arrived = {translate(NAMES[method][n], k): v for n, net in networks.items() if n in NAMES[method] for k, v in net.items() if not k.endswith("down.weight")}
+        if method == "lia": networks = {"gen": lia_tensors(networks["gen"])}
+        arrived = {translate(NAMES[method][n], k): v for n, net in networks.items() if n in NAMES[method] for k, v in net.items() if not k.endswith(("down.weight", "kernel"))}
         assert arrived.keys() == state.keys() and all(torch.equal(v, state[k]) for k, v in arrived.items())
         about = read_about(tmp_path / "c.safetensors")
         assert (about["method"], about["variant"], about["checkpoint"]) == (method, "official", "c.pth.tar") and model.config.size == 64
@@ -424,9 +627,22 @@ CHECKPOINTS = {  # what is wrong: (method, checkpoint from the good one, words o
     "tensor missing": ("fomm", lambda n: edited(n, "generator", final__bias=None), ["final.bias", "trained with"]),
     "tensor unknown": ("fomm", lambda n: edited(n, "generator", extra__bias=ZERO), ["generator holds extra.bias"]),
     "layer unknown": ("tpsmm", lambda n: edited(n, "inpainting_network", up_blocks__9__conv__bias=ZERO), ["up_blocks.9.conv.bias"]),
-    "wrong shape": ("fomm", lambda n: edited(n, "kp_detector", kp__bias=ZERO), ["kp.bias has shape [1], the configuration says [4]"]),
+    "wrong shape": ("fomm", lambda n: edited(n, "kp_detector", kp__bias=ZERO), ["kp.bias has shape [1], the model's is [4]"]),
     "another blur": ("tpsmm", lambda n: edited(n, "dense_motion_network", down__weight=n["dense_motion_network"]["down.weight"] * 2), ["down.weight is not the blur"]),
     "AVD of another size": ("tpsmm", lambda n: edited(n, "avd_network", id_encoder__9__bias=ZERO), ["id_encoder.9.bias"]),
+    "lia for tpsmm": ("tpsmm", lambda n: "lia", ["it is a checkpoint of lia"]),
+    "fomm for lia": ("lia", lambda n: "fomm", ["it is a checkpoint of fomm"]),
+    "lia: state of another network": ("lia", lambda n: {"gen": {"weight": ZERO}}, ["gen holds no dec.direction.weight", "authors"]),
+    "lia: flat dictionary": ("lia", lambda n: edited(n, "gen", dec__direction__weight=ZERO), ["dec.direction.weight with 2 axes"]),
+    "lia: tensor missing": ("lia", lambda n: edited(n, "gen", enc__fc__4__bias=None), ["head.4.bias"]),
+    "lia: tensor unknown": ("lia", lambda n: edited(n, "gen", dec__extra=ZERO), ["gen holds dec.extra"]),
+    "lia: level unknown": ("lia", lambda n: edited(n, "gen", dec__convs__8__activate__bias=ZERO), ["dec.convs.8.activate.bias", "no place"]),
+    "lia: level missing": ("lia", lambda n: edited(n, "gen", dec__to_flows__3__conv__weight=None), ["no place"]),
+    "lia: a second last layer": ("lia", lambda n: edited(n, "gen", enc__net_app__convs__6__weight=n["gen"]["enc.net_app.convs.5.weight"]), ["enc.net_app.convs.6.weight", "no place"]),
+    "lia: wrong shape": ("lia", lambda n: edited(n, "gen", dec__conv1__activate__bias=torch.zeros(1, 3, 1, 1)), ["dec.conv1.activate.bias has shape [3], the model's is [16]"]),
+    "lia: a batch of weights": ("lia", lambda n: edited(n, "gen", dec__conv1__conv__weight=torch.zeros(2, 16, 16, 3, 3)), ["dec.conv1.conv.weight has shape [2, 16, 16, 3, 3]"]),
+    "lia: another blur": ("lia", lambda n: edited(n, "gen", dec__convs__0__conv__blur__kernel=torch.ones(4, 4)), ["dec.convs.0.conv.blur.kernel is not the blur"]),
+    "lia: too small": ("lia", lambda n: theirs_lia(SMALL["lia"] | {"size": 16}), ["size 16", "use one of these"]),
 }
 
 
@@ -436,7 +652,8 @@ def test_bad_checkpoints(made, what, tmp_path, capsys):
     spoilt = spoil(made[method])
     torch.save(made[spoilt] if isinstance(spoilt, str) else spoilt, tmp_path / "bad.pth.tar")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL[method]))
-    refused(capsys, tmp_path, [method, tmp_path / "bad.pth.tar", "--config", tmp_path / "c.yaml"] + ["--size", 64] * (method == "tpsmm"), "bad.pth.tar", *words)
+    config = [] if method == "lia" else ["--config", tmp_path / "c.yaml"]
+    refused(capsys, tmp_path, [method, tmp_path / "bad.pth.tar", *config] + ["--size", 64] * (method == "tpsmm"), "bad.pth.tar", *words)
 
 
 def refused(capsys, folder: Path, args: list, *words):
@@ -486,9 +703,9 @@ CONFIGS = {  # what is wrong: method, text of the file or changes to the good on
     "no dense motion": ("fomm", dict(generator_params__dense_motion_params=None), [], ["dense_motion_params is missing"]),
     "odd scale": ("tpsmm", dict(dense_motion_params__scale_factor=0.3), [], ["scale_factor 0.3"]),
     "two scales": ("fomm", dict(kp_detector_params__scale_factor=0.5), [], ["different values of scale_factor"]),
-    "other widths": ("fomm", dict(generator_params__block_expansion=16), [], ["bad.pth.tar", "the configuration says"]),
-    "fewer keypoints": ("fomm", dict(common_params__num_kp=3), [], ["the configuration says"]),
-    "one mask": ("tpsmm", dict(common_params__multi_mask=False), ["--size", 64], ["the configuration does not"]),
+    "other widths": ("fomm", dict(generator_params__block_expansion=16), [], ["bad.pth.tar", "the model's is"]),
+    "fewer keypoints": ("fomm", dict(common_params__num_kp=3), [], ["the model's is"]),
+    "one mask": ("tpsmm", dict(common_params__multi_mask=False), ["--size", 64], ["no place"]),
     "a size that does not fit": ("tpsmm", {}, ["--size", 72], ["bad.yaml", "72 × 72"]),
     "two sizes": ("fomm", {}, ["--size", 128], ["frame_shape is 64, --size is 128"]),
     "frames that are not square": ("fomm", FOMM.replace("[64, 64, 3]", "[64, 128, 3]"), [], ["square"]),
@@ -511,9 +728,15 @@ def test_click_names_methods(capsys, tmp_path):
     refused(capsys, tmp_path, ["fomm", "a"], "--config")
 
 
+def test_lia_needs_no_configuration(made, tmp_path, capsys):
+    torch.save(made["lia"], tmp_path / "vox.pt")
+    (tmp_path / "c.yaml").write_text(FOMM)
+    for option in (["--config", tmp_path / "c.yaml"], ["--size", 64], ["--no-align-corners"]): refused(capsys, tmp_path, ["lia", tmp_path / "vox.pt", *option], option[0].replace("no-", ""), "leave it out")
+
+
 if __name__ == "__main__":
     print("GOLDEN = {")
-    for method in ("tpsmm", "fomm"):
+    for method in SMALL:
         their = reference(method, SMALL[method]).fill().to(torch.float64)
         print(f'    "{method}": {{')
         for name, numbers in look_at(their.run(*pictures(3, 64).split(1))).items(): print(f"        {name!r}: {numbers},".replace("'", '"'))

@@ -1,5 +1,5 @@
 "Ablation notebooks as commands: a wrong parameter is refused before anything runs, a file is whole or not there, and a verdict knows which way is better."
-import ast, json
+import ast, json, os
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
@@ -68,7 +68,8 @@ def test_a_sweep_stage_depends_on_all_that_its_notebook_imports():
     "The stage lists what animrepro.sweep imports. That must cover the notebook, whose imports DVC cannot see."
     from test_house import Notebook, below, imported, parse
     covered = below(["animrepro.sweep"])
-    for nb in map(Notebook, ABLATIONS):
+    staged = (ROOT / "nbs" / "ablations" / "dvc.yaml").read_text(encoding="utf8")
+    for nb in map(Notebook, [path for path in ABLATIONS if path.name in staged]):
         used = below({n for c in nb.code for n in imported(ast.Module(parse(c), []), [])})
         assert used <= covered, f"{nb.name}: {sorted(p.name for p in used - covered)}"
 
@@ -170,3 +171,27 @@ def test_a_name_is_of_one_method_and_a_method_is_announced(two_methods):
     with pytest.raises(UserError, match="full with seed 0 was run before"): run_variant(two_methods.bench, "copy", "full", MethodConfig(), 0)
     with pytest.raises(UserError, match="fomm is not a method of this bench"): run_variant(two_methods.bench, "fomm", "k2", MethodConfig(), 0)
     assert len(two_methods.calls) == 1
+
+
+# ---- beside the authors' code --------------------------------------------------------------------------------------------------------
+
+def test_reference_is_trained_beside_ours(tmp_path):
+    "Notebook 76 with those of the authors' repositories that the variables of tests/test_official.py name. Of the others it says what to clone, and trains our side."
+    from test_official import VARIABLES
+    notebook = ROOT / "nbs" / "ablations" / "76_reference.ipynb"
+    (tmp_path / "clones").mkdir()
+    repositories = dict(fomm="first-order-model", tpsmm="Thin-Plate-Spline-Motion-Model")
+    named = {m: os.environ[VARIABLES[m]] for m in repositories if os.environ.get(VARIABLES[m])}
+    for m, clone in named.items(): (tmp_path / "clones" / repositories[m]).symlink_to(clone, target_is_directory=True)
+    values = dict(out=str(tmp_path / "out"), steps="2", seeds="0", timed="1", reference=str(tmp_path / "clones") if named else "")
+    done = json.loads(run_notebook(notebook, tmp_path / "run.ipynb", values).read_text())
+    said = "".join(t for c in done["cells"] if c["cell_type"] == "code" for o in c["outputs"] for t in o.get("text", []))
+    assert [f"clone {r}" in said for r in repositories.values()] == [m not in named for m in repositories]
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert set(scores.variant) == {*repositories, *(f"{m}-{recipe}" for m in named for recipe in ("published", "scheduled"))}
+    if not named:
+        with pytest.raises(UserError, match="holds neither of first-order-model"): run_notebook(notebook, tmp_path / "again.ipynb", values | dict(reference=str(tmp_path / "clones")))
+        return
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*/weights.safetensors")}
+    run_notebook(notebook, tmp_path / "again.ipynb", values)
+    assert before == {p: p.stat().st_mtime_ns for p in before}, "a run that exists is not trained again"

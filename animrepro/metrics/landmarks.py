@@ -193,9 +193,9 @@ def mkr(pred_present: torch.Tensor, true_present: torch.Tensor) -> torch.Tensor:
     return (true_present & ~pred_present).sum(1) / true_present.sum(1)
 
 # %% ../../nbs/52_metrics.landmarks.ipynb #b5619262
-def landmark_scores(net: LandmarkNet, pred: torch.Tensor, target: torch.Tensor, threshold: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    "AKD in pixels and MKR per frame, both `(N,)`, of frames `(N, 3, H, W)` in [0, 1]. Both sides are detected by `net`, as in the papers."
+def landmark_scores(detector, pred: torch.Tensor, target: torch.Tensor, threshold: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    "AKD in pixels and MKR per frame, both `(N,)`, of frames `(N, 3, H, W)` in [0, 1]. Both sides go through `detector.detect`, as in the papers."
     pred, target = check_pair(pred, target)
-    ours, theirs = net.detect(pred), net.detect(target)
+    ours, theirs = detector.detect(pred), detector.detect(target)
     found, expected = ours.confidence >= threshold, theirs.confidence >= threshold
     return akd(ours.points, theirs.points, found & expected), mkr(found, expected)

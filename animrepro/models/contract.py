@@ -109,6 +109,7 @@ METHODS = {
     "implicit_warping": "animrepro.models.implicit_warping:ImplicitWarping",
     "tpsmm": "animrepro.models.tpsmm:Tpsmm",
     "fomm": "animrepro.models.fomm:Fomm",
+    "lia": "animrepro.models.lia:Lia",
 }
 
 def method_class(name: str) -> type[Animator]:

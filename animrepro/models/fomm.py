@@ -213,11 +213,11 @@ def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
 @extend(Fomm)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch."
-    motion = self.motion(batch.driving)
+    frames, deformation = len(batch.driving), random_deformation(batch.seeds, batch.driving.device)
+    both = self.motion(torch.cat([batch.driving, deformation.images(batch.driving, align_corners=True)]))
+    motion, deformed = both[:frames], both[frames:]
     rendering = self.render(self.encode(batch.sources), motion)
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    deformation = random_deformation(batch.seeds, batch.driving.device)
-    deformed = self.motion(deformation.images(batch.driving, align_corners=True))
     terms["equivariance"] = criterion.config.equivariance * equivariance(motion.points, deformed.points, deformation)
     if motion.jacobians is not None and criterion.config.jacobian:
         terms["jacobian"] = criterion.config.jacobian * jacobian_equivariance(motion.jacobians, deformed.jacobians, deformed.points, deformation)
