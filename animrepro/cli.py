@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN', 'main', 'cli', 'store_path', 'pick_device', 'data', 'prepare', 'crop', 'train', 'dataset_label', 'landmarks',
-           'evaluate', 'instruments', 'animate', 'convert', 'sweep', 'record', 'readme', 'tables', 'figures', 'claims']
+           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'convert', 'sweep', 'record',
+           'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import sys
@@ -128,9 +129,10 @@ def landmarks(out: Path | None):
 @click.argument("weights")
 @click.argument("dataset")
 @click.option("--sources", "-s", multiple=True, type=click.IntRange(1), help="Number of sources, several times for several [default: params.yaml's].")
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["IW", "TPSMM", "LIA"]), help="Also measure as this paper did.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for rows and scores [default: results/run/evaluate/DATASET-METHOD-SEED].")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]))
-def evaluate(weights: str, dataset: str, sources: tuple[int, ...], out: Path | None, device: str | None):
+def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tuple[str, ...], out: Path | None, device: str | None):
     "Score WEIGHTS (a file, or the word copy for the trivial baseline) on the test clips of DATASET."
     from dataclasses import replace
     from animrepro.checkpoint import load_weights, read_about
@@ -144,14 +146,31 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], out: Path | N
     model = create_model("copy") if weights == "copy" else load_weights(weights, device)
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)
-    rows = evaluate(model.eval(), store, config, instruments(entry["kind"] == "puppets", device), entry["kind"] == "puppets", device)
+    panel = instruments(entry["kind"] == "puppets", device)
+    rows = evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device)
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
     named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"), seed=seed)
     out = out or project_root() / RUN / "evaluate" / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
-    scores = summarise(rows, **named, steps=about.get("steps", 0), run=run_name(**named))
+    scores = summarise(rows, panel.sets, **named, steps=about.get("steps", 0), run=run_name(**named))
     save_rows(out / "rows.parquet", rows)
     save_table(out / "scores.csv", scores)
     click.echo(scores.pivot_table(index="metric", columns="sources", values="value", sort=False).round(3).to_string())
+    for name in protocols: click.echo(measure_as(name, model, store, config, out, device).round(4).to_string(index=False))
+
+# %% ../nbs/65_cli.ipynb #d3fb038a
+def measure_as(name: str, model, store, config, out: Path, device):
+    "Scores by the protocol of a paper, which it also writes to `out`."
+    from dataclasses import replace
+    from animrepro.evaluate import evaluate, save_rows, save_table
+    from animrepro.metrics.protocol import PROTOCOLS, load_panel
+    protocol = PROTOCOLS[name]
+    panel = load_panel(protocol.measures, device, protocol.sets)
+    for line in panel.missing: click.echo(line, err=True)
+    rows = evaluate(model, store, replace(config, sources=protocol.sources, max_frames=protocol.max_frames, every_frame=protocol.every_frame), panel, False, device)
+    scores = protocol.summarise(rows, panel.sets)
+    save_rows(out / f"{name}.parquet", rows)
+    save_table(out / f"{name}.csv", scores)
+    return scores
 
 # %% ../nbs/65_cli.ipynb #ba063ac6
 def instruments(puppets: bool, device):
@@ -160,11 +179,40 @@ def instruments(puppets: bool, device):
     from animrepro.evaluate import Instruments
     from animrepro.metrics.landmarks import load_landmarks
     from animrepro.metrics.perceptual import load_lpips
-    lpips, reason = load_lpips(device)
-    if not lpips: click.echo(f"lpips: {reason}", err=True)
+    from animrepro.metrics.protocol import load_panel
+    (lpips, reason), whole = load_lpips(device), load_panel((), device, ("fid",))
+    for line in ([] if lpips else [f"lpips: {reason}"]) + list(whole.missing): click.echo(line, err=True)
     trained = project_root() / RUN / "landmarks" / "landmarks.safetensors"
     if puppets and not trained.exists(): click.echo("akd, mkr: not available: run `animrepro landmarks` first", err=True)
-    return Instruments(lpips, load_landmarks(trained, device) if puppets and trained.exists() else None)
+    return Instruments(lpips, load_landmarks(trained, device) if puppets and trained.exists() else None, whole.sets)
+
+# %% ../nbs/65_cli.ipynb #3b4a5959
+@cli.command()
+@click.option("--fetch", "names", multiple=True, metavar="NAME", help="Download this network into the cache; several times for several.")
+def weights(names: tuple[str, ...]):
+    "List the networks that losses and metrics need: what is here, what is missing, and where it belongs."
+    from animrepro.weights import fetch_weights, show_weights
+    for name in names: click.echo(fetch_weights(name))
+    click.echo(show_weights())
+
+@cli.command()
+@click.argument("dataset")
+@click.option("--clips", default=16, show_default=True)
+@click.option("--frames", default=4, show_default=True, help="Of each clip.")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV to write [default: results/run/calibration/DATASET.csv].")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]))
+def calibrate(dataset: str, clips: int, frames: int, out: Path | None, device: str | None):
+    "Measure known distortions of DATASET's frames: what a value of each metric means."
+    from animrepro.core import project_root
+    from animrepro.data.store import FrameStore
+    from animrepro.evaluate import save_table
+    from animrepro.metrics.protocol import CALIBRATED, calibrate, load_panel, sample_clips
+    panel = load_panel(CALIBRATED, pick_device(device))
+    for line in panel.missing: click.echo(line, err=True)
+    table = calibrate(sample_clips(FrameStore(store_path(dataset)), clips, frames), panel)
+    table.insert(0, "dataset", dataset)
+    save_table(out or project_root() / RUN / "calibration" / f"{dataset}.csv", table)
+    click.echo(table.pivot_table(index=["distortion", "level"], columns="metric", values="value", sort=False).round(3).to_string())
 
 # %% ../nbs/65_cli.ipynb #50c8f6e3
 @cli.command()

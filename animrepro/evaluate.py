@@ -7,8 +7,8 @@ __all__ = ['CROSS', 'METRICS', 'COLUMNS', 'EvaluateConfig', 'source_frames', 'sc
            'reconstruct_clip', 'flow_error', 'cross_clip', 'evaluate', 'summarise', 'run_name', 'save_rows',
            'save_table']
 
-# %% ../nbs/58_evaluate.ipynb #322e16bf
-from dataclasses import asdict, dataclass
+# %% ../nbs/58_evaluate.ipynb #3b46115c
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
@@ -16,9 +16,12 @@ from .core import UserError, to_float, write_atomic
 from .data.puppets import correspondence, render, sample_identity, sample_motion
 from .data.store import FrameStore
 from .metrics.correspondence import end_point_error
+from .metrics.faces import Mtcnn
+from .metrics.fid import Fid
 from .metrics.landmarks import LandmarkNet, landmark_scores
 from .metrics.perceptual import Lpips
 from .metrics.pixel import jitter, l1, psnr
+from .metrics.protocol import Panel
 from .models.contract import Animator
 from .stats import bootstrap_mean
 
@@ -27,9 +30,10 @@ from .stats import bootstrap_mean
 class EvaluateConfig:
     "How clips are scored: numbers of sources, frames per clip, and every how many frames cross-identity animation is drawn."
     sources: tuple[int, ...] = (1, 2, 3)
-    max_frames: int = 180
+    max_frames: int | None = 180
     cross_every: int = 2
     batch: int = 16
+    every_frame: bool = False  # True: sources are scored as well, as TPSMM and LIA do
 
 # %% ../nbs/58_evaluate.ipynb #6e17f726
 def source_frames(count: int, frames: int) -> list[int]:
@@ -38,7 +42,8 @@ def source_frames(count: int, frames: int) -> list[int]:
 
 # %% ../nbs/58_evaluate.ipynb #cbec7606
 def scored_frames(config: EvaluateConfig, frames: int) -> list[int]:
-    "All frames that are a source for none of the numbers of sources."
+    "All frames that are a source for none of the numbers of sources; with `every_frame` all frames."
+    if config.every_frame: return list(range(frames))
     taken = {t for count in config.sources for t in source_frames(count, frames)}
     return [t for t in range(frames) if t not in taken]
 
@@ -50,12 +55,14 @@ def eight_bits(images: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/58_evaluate.ipynb #644c42fe
 @dataclass
 class Instruments:
-    "Optional networks of the metrics: LPIPS and the landmark detector, or None where they are not available."
+    "Optional networks of the metrics: LPIPS and the landmark detector, or None where they are not available; distances of whole sets by name."
     lpips: Lpips | None = None
-    landmarks: LandmarkNet | None = None
+    landmarks: LandmarkNet | Mtcnn | None = None
+    sets: dict[str, Fid] = field(default_factory=dict)
 
     def score(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, np.ndarray]:
-        "Scores of frames `(N, 3, H, W)` in [0, 1], each `(N,)`."
+        "Scores of frames `(N, 3, H, W)` in [0, 1], each `(N,)`. The prediction is rounded first."
+        prediction = eight_bits(prediction)
         scores = dict(l1=l1(prediction, target), psnr=psnr(prediction, target))
         if self.lpips: scores["lpips"] = self.lpips(prediction, target)
         if self.landmarks: scores["akd"], scores["mkr"] = landmark_scores(self.landmarks, prediction, target)
@@ -63,7 +70,7 @@ class Instruments:
 
 # %% ../nbs/58_evaluate.ipynb #52e26c70
 @torch.inference_mode()
-def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConfig, instruments: Instruments, truth: dict | None, device: torch.device) -> pd.DataFrame:
+def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConfig, instruments: Instruments | Panel, truth: dict | None, device: torch.device) -> pd.DataFrame:
     "One row per scored frame and number of sources for a clip `(T, 3, H, W)`. `truth` holds the seeds of a puppet clip."
     tables, ts = [], scored_frames(config, len(frames))
     for count in config.sources:
@@ -73,9 +80,10 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
             target = frames[part].to(device)
             rendering = model.render(source, model.motion(target), extras=True)
             drawn.append(eight_bits(rendering.frame))
-            row = dict(sources=count, frame=part, **instruments.score(drawn[-1], target))
+            row = dict(sources=count, frame=part, **instruments.score(rendering.frame, target))
             if truth and count == 1 and "flow" in rendering.extras: row["epe"] = flow_error(rendering.extras["flow"], part, truth, frames.shape[-1])
             parts.append(pd.DataFrame(row))
+        for fid in instruments.sets.values(): fid.add(count, torch.cat(drawn), frames[ts])
         tables.append(pd.concat(parts).assign(jitter=jitter(torch.cat(drawn).cpu(), frames[ts], ts).numpy()))
     return pd.concat(tables, ignore_index=True)
 
@@ -106,11 +114,11 @@ def cross_clip(model: Animator, frames: torch.Tensor, truth: dict, driver: torch
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/58_evaluate.ipynb #cc7e21b5
-def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instruments: Instruments, puppets: bool, device: torch.device | str = "cpu") -> pd.DataFrame:
+def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instruments: Instruments | Panel, puppets: bool, device: torch.device | str = "cpu") -> pd.DataFrame:
     "Scores all test clips: one row per frame and number of sources; cross-identity scores are rows of their own."
     device, tables, clips = torch.device(device), [], store.split("test")
     if not clips: raise UserError(f"{store.path}: has no test clips; prepare the data set with some")
-    load = lambda clip: to_float(store.frames(clip, range(min(config.max_frames, store.clips[clip].frames))))
+    load = lambda clip: to_float(store.frames(clip, range(store.clips[clip].frames)[:config.max_frames]))
     for clip, following in zip(tqdm(clips, "evaluate", unit="clip", disable=None), clips[1:] + clips[:1]):
         meta, frames = store.clips[clip].meta, load(clip)
         table = reconstruct_clip(model, frames, config, instruments, meta if puppets else None, device)
@@ -120,17 +128,18 @@ def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instrum
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/58_evaluate.ipynb #a12b7453
-METRICS = ("psnr", "l1", "lpips", "akd", "mkr", "jitter", "epe", *CROSS.values())
+METRICS = ("psnr", "l1", "lpips", "akd", "mkr", "jitter", "epe", *CROSS.values(), "fid", "video_fid")
 COLUMNS = ["dataset", "scale", "method", "variant", "seed", "sources", "metric", "value", "low", "high", "clips", "frames", "steps", "run"]
 
 # %% ../nbs/58_evaluate.ipynb #ec9959c5
-def summarise(rows: pd.DataFrame, **about) -> pd.DataFrame:
-    "Scores with the columns `COLUMNS` from the rows of one run; `about` gives dataset, scale, method, variant, seed, steps and run."
+def summarise(rows: pd.DataFrame, sets: dict[str, Fid] = {}, **about) -> pd.DataFrame:
+    "Scores with the columns `COLUMNS` from the rows of one run and its distances of sets, which have no interval; `about` gives dataset, scale, method, variant, seed, steps and run."
     lines = []
     for metric in [m for m in METRICS if m in rows]:
         for sources, part in rows.dropna(subset=metric).groupby("sources"):
             interval = bootstrap_mean(part[metric].to_numpy(), part["clip"].to_numpy(), seed=0)
             lines.append(dict(about, sources=sources, metric=metric, **asdict(interval)))
+    lines += [dict(about, **line, metric=name, clips=rows["clip"].nunique()) for name, fid in sets.items() for line in fid.values()]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 # %% ../nbs/58_evaluate.ipynb #ca2231af

@@ -15,7 +15,9 @@ from animrepro.metrics.landmarks import (
     Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks, landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
 from animrepro.metrics.perceptual import BACKBONES, Lpips, load_lpips
 from animrepro.metrics.protocol import IW, LIA, PROTOCOLS, TPSMM, Measure, Panel, calibrate, load_panel
-from animrepro.evaluate import EvaluateConfig, Instruments, reconstruct_clip
+from animrepro.data.store import FrameStore, StoreWriter
+from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, reconstruct_clip, summarise
+from animrepro.metrics.fid import Fid
 from animrepro.metrics.pixel import PSNR_CAP, blurred, jitter, l1, noised, psnr, shifted
 from animrepro.models.contract import create_model
 from animrepro.stats import bootstrap_mean, paired_difference
@@ -421,3 +423,21 @@ def test_end_point_error_of_true_puppet_flow():
     assert (coarse < 1e-4).all()
     still = end_point_error(make_grid(16, 16).expand(2, -1, -1, -1), flow, valid)
     assert still[0] < 0.3 < still[1]
+
+
+def test_protocols_score_every_frame_before_rounding(tmp_path):
+    with StoreWriter(tmp_path / "p.zip", 32) as writer:
+        for i, n in enumerate((5, 17)): writer.add(f"clip{i}", "test", render(sample_identity(i), sample_motion(i, n), 32).frames, 25)
+    store, copy = FrameStore(tmp_path / "p.zip"), create_model("copy")
+    panel = Panel(tuple(m for m in TPSMM.measures if not m.network), {}, {"toy": Fid(lambda x: x.mean((2, 3)))})
+    config = EvaluateConfig(sources=TPSMM.sources, max_frames=TPSMM.max_frames, every_frame=TPSMM.every_frame)
+    rows = evaluate(copy, store, config, panel, puppets=False)
+    assert rows.groupby("clip").frame.count().to_dict() == {"clip0": 5, "clip1": 17} and (rows[rows.frame == 0].l1_float == 0).all()
+    by_hand = [[(f - frames[0]).abs().mean().item() for f in frames] for frames in (to_float(store.frames(c, range(store.clips[c].frames))) for c in (0, 1))]
+    tpsmm, lia = (p.summarise(rows, panel.sets) for p in (TPSMM, LIA))
+    assert tpsmm.value[0] == pytest.approx(np.concatenate(by_hand).mean(), rel=1e-4) and lia.value[0] == pytest.approx(np.mean([np.mean(x) for x in by_hand]), rel=1e-4)
+    assert tpsmm.metric.tolist() == ["l1_float", "toy"] and tpsmm.frames.tolist() == [22, 22]
+    clean = evaluate(copy, store, EvaluateConfig(), Instruments(), puppets=False)
+    assert 0 not in clean.frame.tolist()
+    scores = summarise(clean, {"fid": panel.sets["toy"]}, dataset="d", scale="s", method="copy", variant="full", seed=0, steps=0, run="r")
+    assert scores.query("metric == 'fid'").frames.tolist() == [22]
