@@ -437,14 +437,14 @@ STEPS = (-2, -1, 0, 1, 2)
 @styled
 @torch.inference_mode()
 def directions_figure(model: Animator, example: Example, spread: torch.Tensor, most: int = 5, names: dict[int, str] | None = None) -> Figure:
-    "The first source of an example moved along the `most` directions of greatest `spread (M)`, in steps of it (LIA, Fig. 6). `names`: what to write beneath the number of a direction, from 1."
-    source, steps = model.encode(example.sources[None, :1]), torch.tensor(STEPS)
+    "The first source of an example moved along the `most` directions of greatest `spread (M)`, in steps of the greatest (LIA, Fig. 6). `names`: what to write beneath the number of a direction, from 1."
+    source, steps = model.encode(example.sources[None, :1]), torch.tensor(STEPS) * spread.max()
     chosen = spread.argsort(descending=True)[:most].tolist()
     fig = Figure(figsize=(0.98 * (len(steps) + 1) + 0.7, 1.1 * len(chosen) + 0.2))
     for number, (row, i) in enumerate(zip(fig.subplots(len(chosen), len(steps) + 1, squeeze=False), chosen)):
-        title, walk = lambda text: text if number == 0 else "", direction_sweep(source.magnitudes[0, 0], i, steps * spread[i])
+        title, walk = lambda text: text if number == 0 else "", direction_sweep(source.magnitudes[0, 0], i, steps)
         show(row[0], example.sources[0], title("source"))
-        for ax, step, frame in zip(row[1:], STEPS, model.render(source, lia.Motion(walk)).frame): show(ax, frame, title(f"{step:+d} sd" if step else "redrawn"))
+        for ax, step, frame in zip(row[1:], steps.tolist(), model.render(source, lia.Motion(walk)).frame): show(ax, frame, title(f"{step:+.1f}" if step else "redrawn"))
         row_label(row[0], f"$d_{{{i + 1}}}$\n{(names or {}).get(i + 1, '')}".strip())
     return fig
 
@@ -511,7 +511,7 @@ def levels_figure(model: Animator, shown: list[Example]) -> Figure:
 def r2_panel(ax, probes: dict[str, Probe], kind: str, title: str):
     "R² of each target of a kind with its interval: a mark per method, and hollow ones for LIA's appearance code and its random projections among traits."
     lines = [(m, code) for m, p in probes.items() for code in (["motion", "random", "appearance"] if kind == "identity" and m == "lia" else ["motion"])]
-    marks = {"motion": ("o", ""), "random": ("x", ", random"), "appearance": ("s", ", appearance")}
+    marks = {"motion": ("o", ""), "random": ("x", ", random projections"), "appearance": ("s", ", appearance code")}
     for i, (method, code) in enumerate(lines):
         rows = probes[method].scores.query("kind == @kind and code == @code").reset_index(drop=True)
         y, value = rows.index + 0.62 * ((i + 0.5) / len(lines) - 0.5), rows.value.clip(lower=-0.05)
@@ -540,8 +540,8 @@ def probe_figure(probes: dict[str, Probe]) -> Figure:
     heat = "lia" in probes
     fig = Figure(figsize=(6.6 + 3.6 * heat, 3.9))
     axes = fig.subplots(1, 2 + heat, width_ratios=(1, 1, 1.35)[:2 + heat])
-    r2_panel(axes[0], probes, "motion", "motion: told by the motion code")
-    r2_panel(axes[1], probes, "identity", "identity: told by the motion code")
+    r2_panel(axes[0], probes, "motion", "motion: high is good")
+    r2_panel(axes[1], probes, "identity", "identity: low is good")
     if heat: heat_panel(axes[2], probes["lia"])
     by_label = {label: line for ax in axes[:2] for line, label in zip(*ax.get_legend_handles_labels())}
     fig.legend(by_label.values(), by_label, loc="outside upper left", ncol=6)

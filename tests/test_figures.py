@@ -2,19 +2,19 @@
 import json
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from animrepro.core import UserError, load_params
+from animrepro.core import UserError, load_params, to_uint8
 from animrepro.data.catalog import dataset_entry, prepare
 from animrepro.data.store import FrameStore
 from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_table, summarise
 from animrepro.checkpoint import load_weights
-from animrepro.figures import (Example, animation, blending, busiest_column, candidates, colour_of, continuity_figure, contributions_figure, examples, grid_figure, held, largest_maps, look_inside, masks_figure,
-                               masks_of, painted, reconstruction_rows, sources_figure, write_figures)
+from animrepro.figures import (Example, animation, blending, busiest_column, candidates, colour_of, continuity_figure, contributions_figure, directions_figure, examples, grid_figure, held, largest_maps, look_inside, masks_figure,
+                               masks_of, painted, reconstruction_rows, references, spread_of, sources_figure, write_figures)
 from animrepro.models.contract import METHODS, create_model
 from animrepro.train import method_config, train
 from animrepro.warp import make_grid
 
 PARAMS = """
-run: {datasets: [tiny], methods: [implicit_warping, tpsmm, fomm], seeds: [0, 1]}
+run: {datasets: [tiny], methods: [implicit_warping, tpsmm, fomm, lia], seeds: [0, 1]}
 datasets: {tiny: {kind: puppets, scale: smoke, size: 32, train: 4, test: 3, frames: 8, seed: 7}}
 methods:
   implicit_warping:
@@ -33,10 +33,16 @@ methods:
       model: {keypoints: 3, width: 8, levels: 2, ceiling: 16, padding: 3, step: 2, motion_width: 8, motion_levels: 2, motion_ceiling: 16, features: 8, features_ceiling: 16, blocks: 1, norm: group}
       loss: {network: pixels, levels: 2}
       train: {steps: 2, batch: 2, sources: 1}
+  lia:
+    smoke:
+      model: {width: 16, directions: 5, ceiling: 16, multiplier: 0.03, grid: consistent, start: identity}
+      loss: {network: pixels, levels: 2, pixel: 1.0}
+      train: {steps: 2, batch: 2, sources: 1}
 landmarks: {}
 evaluate: {sources: [1, 2, 3]}
 """
-METHOD_NAMES = ("implicit_warping", "tpsmm", "fomm")
+METHOD_NAMES = ("implicit_warping", "tpsmm", "fomm", "lia")
+LIA_PICTURES = ("directions", "references", "levels")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +80,8 @@ def figures(project):
 
 
 def test_every_figure_is_there(figures):
-    pictures = ("reconstruction", "choice", "strengths", "sparsity", "curves", "sources", "continuity", "contributions", "masks", "grid")
-    assert {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in pictures} | {"tiny_animation.gif", "tiny_sparsity.json", "tiny_strengths.json"}
+    pictures = ("reconstruction", "choice", "strengths", "sparsity", "curves", "sources", "continuity", "contributions", "masks", "grid", "probe", *LIA_PICTURES)
+    assert {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in pictures} | {"tiny_animation.gif"} | {f"tiny_{n}.json" for n in ("sparsity", "strengths", "probe", "dictionary", "references")}
     for name in pictures:
         with Image.open(figures / f"tiny_{name}.png") as picture: assert min(picture.size) > 150 and round(picture.info["dpi"][0]) == 150
 
@@ -90,6 +96,10 @@ def test_numbers_beside_the_pictures(figures):
     assert sparsity["keys"] == 3 * 8 * 8 + 4 and 1 <= sparsity["keys_for_90_percent"] <= sparsity["keys"]
     assert {"psnr_full", *(f"psnr_top_{k}" for k in (1, 2, 4, 8, 16))} <= set(sparsity)
     strengths = json.loads((figures / "tiny_strengths.json").read_text())
+    assert json.loads((figures / "tiny_dictionary.json").read_text())["deviation"] < 1e-5
+    assert json.loads((figures / "tiny_references.json").read_text())["clips"] == 3
+    told = json.loads((figures / "tiny_probe.json").read_text())
+    assert {f"{method}_motion_{name}{end}" for method in METHOD_NAMES for name in ("yaw", "skin") for end in ("", "_low", "_high")} | {"lia_appearance_skin", "lia_concentration"} <= set(told)
     assert strengths["compared"] <= strengths["on_a_landmark"] <= strengths["keypoints"] == 5 and {"correlation", "low", "high"} <= set(strengths)
 
 
@@ -114,10 +124,10 @@ def test_methods_that_were_not_trained_are_left_out(project, figures, tmp_path):
     def hide(method):
         for seed in (0, 1): hidden.append((tmp_path / f"{method}{seed}", train_folder / f"tiny-{method}-{seed}")); hidden[-1][1].rename(hidden[-1][0])
     try:
-        hide("tpsmm"); hide("fomm")
+        hide("tpsmm"); hide("fomm"); hide("lia")
         for file in figures.iterdir(): file.unlink()
         write_figures(project)
-        assert set(kept) - {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in ("contributions", "masks", "grid")}
+        assert set(kept) - {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in ("contributions", "masks", "grid", *LIA_PICTURES)} | {"tiny_dictionary.json", "tiny_references.json"}
         hide("implicit_warping")
         with pytest.raises(UserError, match="no weights for tiny; run `animrepro train`"): write_figures(project)
     finally:
@@ -127,7 +137,7 @@ def test_methods_that_were_not_trained_are_left_out(project, figures, tmp_path):
 
 def test_only_a_method_for_sets_is_drawn_from_several_sources(models):
     one, more = reconstruction_rows(models, 3)
-    assert [label for label, _ in one] == ["source 1,\ncopied", "driving", "Implicit Warping", "TPSMM", "FOMM"]
+    assert [label for label, _ in one] == ["source 1,\ncopied", "driving", "Implicit Warping", "TPSMM", "FOMM", "LIA"]
     assert [label for label, _ in more] == ["source 2", "source 3", "Implicit Warping,\n2 sources", "Implicit Warping,\n3 sources"]
     assert reconstruction_rows({"fomm": models["fomm"]}, 3)[1] == []
 
@@ -185,7 +195,7 @@ def test_continuity_shows_the_busiest_column_and_every_run(models, shown):
     scores = pd.DataFrame([dict(method=m, seed=s, sources=n, metric="jitter", value=5.0, low=4.0, high=7.0) for m in (*METHOD_NAMES, "copy") for s in (0, 1) for n in (1, 2)])
     fig = continuity_figure(models, shown, scores.query("method != 'copy'"), scores.query("method == 'copy'"))
     panel = fig.axes[-1]
-    assert len(panel.get_yticklabels()) == 6 and len(fig.axes) == 2 * 5 + 1
+    assert len(panel.get_yticklabels()) == 8 and len(fig.axes) == 2 * 6 + 1
     labels = {ax.get_xlabel() for ax in fig.axes[:-1]}
     assert sum(label.startswith("jitter ") for label in labels) >= 3
 
@@ -193,7 +203,19 @@ def test_continuity_shows_the_busiest_column_and_every_run(models, shown):
 def test_sources_has_a_line_per_run_and_a_panel_per_metric():
     scores = pd.DataFrame([dict(method=m, seed=0, sources=n, metric=k, value=5.0, low=4.0, high=7.0) for m in METHOD_NAMES for n in (1, 2, 3) for k in ("psnr", "akd", "epe")])
     fig = sources_figure(scores, scores.head(0))
-    assert [len(ax.containers) for ax in fig.axes] == [3, 3] and [t.get_text() for t in fig.legends[0].get_texts()] == ["Implicit Warping", "TPSMM", "FOMM"]
+    assert [len(ax.containers) for ax in fig.axes] == [4, 4] and [t.get_text() for t in fig.legends[0].get_texts()] == ["Implicit Warping", "TPSMM", "FOMM", "LIA"]
+
+
+def test_a_walk_of_no_step_is_the_source_redrawn(models, shown):
+    fig = directions_figure(models["lia"], shown[0], spread_of(models["lia"], shown), most=3, names={2: "yaw 0.90"})
+    middle = [fig.axes[6 * row + 3].images[0].get_array() for row in range(3)]
+    assert all(np.array_equal(m, to_uint8(models["lia"].reconstruct(shown[0].sources[None, :1], shown[0].sources[:1]).frame)[0]) for m in middle)
+    assert sum("yaw 0.90" in ax.get_ylabel() for ax in fig.axes) == (2 in [int(ax.get_ylabel()[4]) for ax in fig.axes if ax.get_ylabel()])
+
+
+def test_references_of_one_picture_are_one_picture(models, shown):
+    found = references(models["lia"], shown[0].driving.expand(3, -1, -1, -1))
+    assert found.shape == (3, 3, 32, 32) and torch.allclose(found, found[:1].expand_as(found), atol=1e-5)
 
 
 def test_small_changes_are_held_back_until_they_add_up():
@@ -204,6 +226,6 @@ def test_small_changes_are_held_back_until_they_add_up():
 
 def test_animation_has_a_column_per_method(project, models):
     store = FrameStore(project / "data" / "tiny.zip")
-    alone, all_three = animation({"fomm": models["fomm"]}, store, puppets=True), animation(models, store, puppets=False)
-    assert alone.shape[0] == all_three.shape[0] == 8 and alone.shape[1] == 2 * all_three.shape[1]
-    assert all_three.shape[2] - alone.shape[2] > 2 * 128  # two methods more, and the sources beside the first
+    alone, all_four = animation({"fomm": models["fomm"]}, store, puppets=True), animation(models, store, puppets=False)
+    assert alone.shape[0] == all_four.shape[0] == 8 and alone.shape[1] == 2 * all_four.shape[1]
+    assert all_four.shape[2] - alone.shape[2] > 2 * 128  # the other methods, and the sources beside the first

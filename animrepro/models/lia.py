@@ -18,7 +18,7 @@ from ..dictionary import Dictionary
 from ..losses import Criterion
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..stylegan import ConvLayer, Equalised, EqualLinear, ModulatedConv, ResBlock, StyledConv, Upsample, channels, seeded_normal
-from ..warp import edge_convention, make_grid, warp
+from ..warp import make_grid, warp
 
 # %% ../../nbs/33_models.lia.ipynb #acfeacea
 @dataclass
