@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN', 'main', 'cli', 'store_path', 'pick_device', 'data', 'prepare', 'crop', 'train', 'dataset_label', 'landmarks',
-           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'convert', 'sweep', 'record',
-           'readme', 'tables', 'figures', 'claims']
+           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'convert', 'sweep', 'probe',
+           'record', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import sys
@@ -263,6 +263,24 @@ def sweep(notebook: str, out: Path, parameters: tuple):
     "Run an ablation notebook with other parameters."
     from animrepro.sweep import run_notebook
     click.echo(run_notebook(notebook, out, dict(parameters)))
+
+@cli.command()
+@click.argument("weights", type=click.Path())
+@click.argument("dataset")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for scores.csv and directions.csv [default: results/run/probe/DATASET-METHOD-SEED].")
+def probe(weights: str, dataset: str, out: Path | None):
+    "How much of the true motion, and of identity, the motion code of WEIGHTS tells. DATASET must be puppets."
+    from animrepro.checkpoint import read_about
+    from animrepro.core import project_root
+    from animrepro.data.store import FrameStore
+    from animrepro.evaluate import save_table
+    from animrepro.probe import probe
+    about, found = read_about(weights), probe(weights, FrameStore(store_path(dataset)))
+    out = out or project_root() / RUN / "probe" / f"{dataset}-{about['method']}-{about.get('seed', 0)}"
+    save_table(out / "scores.csv", found.scores)
+    save_table(out / "directions.csv", found.directions.reset_index())
+    click.echo(found.scores.pivot(index="target", columns="code", values="value").loc[found.scores["target"].unique()].round(3).to_string())
+    click.echo(f"directions.csv: correlations by chance stay under {found.chance:.2f}")
 
 @cli.command()
 def record():

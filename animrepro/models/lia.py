@@ -94,6 +94,7 @@ class Lia(Animator):
     def __init__(self, config: Config):
         super().__init__()
         if config.size < 32 or config.size > 512 or config.size & (config.size - 1): raise UserError(f"size {config.size}: LIA draws pictures of 32, 64, 128, 256 or 512; use one of these")
+        if config.directions > config.width: raise UserError(f"directions {config.directions}: no more than width {config.width} can be orthogonal; use fewer")
         self.config, d = config, config.width
         self.encoder, self.dictionary = Encoder(config), Dictionary(d, config.directions, config.dictionary)
         self.head = nn.Sequential(*(EqualLinear(d, d) for _ in range(4)), EqualLinear(d, self.dictionary.numbers))
