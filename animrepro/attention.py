@@ -9,7 +9,7 @@ __all__ = ['CHUNK_ELEMENTS', 'attend', 'sinusoids', 'drop_regions', 'CrossAttent
 import math
 import torch, torch.nn.functional as F
 from torch import nn
-from .core import rng, torch_generator
+from .core import rng
 from .warp import make_grid
 
 # %% ../nbs/23_attention.ipynb #327e4511

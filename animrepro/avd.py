@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['perceptron', 'AvdNetwork', 'AvdConfig', 'clip_keypoints', 'train_avd']
 
-# %% ../nbs/29_avd.ipynb #f7aa3d0f
-import torch, torch.nn.functional as F
+# %% ../nbs/29_avd.ipynb #fd959eeb
+import torch
 from dataclasses import dataclass
 from typing import Callable
 import numpy as np

@@ -7,10 +7,9 @@ __all__ = ['to_float', 'to_uint8', 'full_precision', 'exact', 'UserError', 'exte
            'sha256', 'rng', 'torch_generator', 'unknown_key', 'typed', 'Run', 'Params', 'load_yaml', 'load_params']
 
 # %% ../nbs/00_core.ipynb #a0c10c42
-import contextlib, dataclasses, difflib, functools, hashlib, os, shutil, tempfile, types, typing, zlib
+import contextlib, dataclasses, difflib, functools, hashlib, os, shutil, types, typing, zlib
 from pathlib import Path
 import numpy as np, torch, yaml
-from tqdm import tqdm
 
 # %% ../nbs/00_core.ipynb #2eaffbc3
 def to_float(frames: np.ndarray) -> torch.Tensor:

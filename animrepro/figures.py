@@ -39,7 +39,7 @@ from .models.contract import METHODS, Animator, Rendering, create_model
 from .models import lia
 from .models.fomm import sparse_motion
 from .models.tpsmm import Tpsmm, candidate_maps
-from .probe import TRAITS, Probe, concentration, probe
+from .probe import Probe, concentration, probe
 from .record import write_json
 from .stats import bootstrap_mean
 from .tables import NAMES

@@ -29,7 +29,7 @@ _EVALUATION = "the README of github.com/AliaksandrSiarohin/pose-evaluation links
 WEIGHTS = {
     "alexnet": Weights({"alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
                         "alexnet-features.pth": "54bed954ef3cb0170e70b8d3aa0d6280baf284f6e5ec7e4504b8309d3e73779d"},
-                       "LPIPS (alex)", f"{_TORCH}/alexnet-owt-7be5be79.pth"),
+                       "LPIPS (alex), losses", f"{_TORCH}/alexnet-owt-7be5be79.pth"),
     "squeezenet1_1": Weights({"squeezenet1_1-b8a52dc0.pth": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
                               "squeezenet1_1-features.pth": "ea7469cab88051fed28310f80fc834e600dd40470e4082e11c26514158f5fa32"},
                              "LPIPS (squeeze)", f"{_TORCH}/squeezenet1_1-b8a52dc0.pth"),
@@ -65,7 +65,7 @@ def find_weights(name: str) -> Path:
         if not path.is_file(): continue
         digest = entry.files[path.name]
         if not digest or sha256(path) == digest: return path
-        raise UserError(f"{path}: is not the expected file (its SHA-256 does not start with {digest[:8]}); delete it and fetch it again")
+        raise UserError(f"{path}: is not the expected file (its SHA-256 is not {digest[:8]}…); delete it and fetch it again")
     raise NotAvailable(f"{name}: not available: put {' or '.join(entry.files)} into {_folders()[0]}; source: {entry.source}")
 
 # %% ../nbs/17_weights.ipynb #4b60a411

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 import numpy as np
 from tqdm import tqdm
-from ..core import UserError, cache_dir, rng, sha256, typed, unknown_key, write_atomic
+from ..core import UserError, cache_dir, rng, sha256, typed, write_atomic
 from . import faces, puppets, web
 from .store import StoreWriter
 from .video import CLOCKLESS_FPS, PICTURES, VIDEOS, frame_rate, is_strip, iterate_frames, natural_key, probe, read_frames, read_image

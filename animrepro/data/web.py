@@ -12,7 +12,7 @@ __all__ = ['TRIES', 'PAUSE', 'TIMEOUT', 'PASSING', 'YANDEX', 'FINAL', 'BOXES', '
 import csv, http.client, json, os, re, shutil, tarfile, threading, time, urllib.error, urllib.parse, urllib.request, zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 import av, numpy as np
@@ -47,7 +47,7 @@ def fetch(url: str, path: str | Path, digest: str | None = None) -> Path:
             _transfer(url, part)
             break
         except urllib.error.HTTPError as e:
-            if e.code == 416: part.unlink(missing_ok=True)  # longer than the file is now: begin again
+            if e.code == 416 and left: part.unlink(missing_ok=True)  # longer than the file is now: begin again
             elif e.code not in PASSING or not left: raise UserError(f"{url}: the server answers {e.code} {e.reason}; the address may have moved") from e
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as e:
             if not left: raise UserError(f"{url}: cannot be reached ({getattr(e, 'reason', e)}); check the network, or give a local copy") from e
@@ -64,7 +64,9 @@ YANDEX = "https://cloud-api.yandex.net/v1/disk/public/resources/download"
 def direct(url: str, path: Path) -> str:
     "The address of the file behind a public link of Yandex Disk; any other address as it is."
     if urllib.parse.urlparse(url).netloc not in ("yadi.sk", "disk.yandex.ru", "disk.yandex.com"): return url
-    answer = fetch(f"{YANDEX}?public_key={urllib.parse.quote(url, safe='')}", path.with_name(path.name + ".link"))
+    link = path.with_name(path.name + ".link")
+    link.unlink(missing_ok=True)  # of a run that was killed
+    answer = fetch(f"{YANDEX}?public_key={urllib.parse.quote(url, safe='')}", link)
     try: return json.loads(answer.read_text(encoding="utf8"))["href"]
     except (ValueError, KeyError) as e: raise UserError(f"{url}: gives no address to fetch from; fetch it with a browser and save it as {path}") from e
     finally: answer.unlink()  # such addresses hold for an hour or so
