@@ -6,7 +6,7 @@
 __all__ = ['POINTS', 'Config', 'BasicBlock', 'ResNet18', 'PointRegressor', 'BackgroundPredictor', 'candidate_maps',
            'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow', 'DenseMotion', 'Source', 'Motion', 'Tpsmm',
            'check_size', 'seeded_start', 'encode', 'encoder', 'motion', 'transfer', 'find_flow', 'predict_background',
-           'bend', 'mask', 'paint', 'render', 'background_loss', 'background_both_ways', 'warp_loss', 'losses']
+           'bend', 'mask', 'paint', 'render', 'background_loss', 'warp_loss', 'losses']
 
 # %% ../../nbs/32_models.tpsmm.ipynb #08ffddb7
 import math
@@ -330,13 +330,6 @@ def background_loss(there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     "Mean |A A' - 1| of affine maps `(B, 3, 3)`, in the order of the authors' code (TPSMM Eq. 12 has A' A)."
     return (there @ back - torch.eye(3, device=there.device)).abs().mean()
 
-# %% ../../nbs/32_models.tpsmm.ipynb #ac87475f
-@extend(Tpsmm)
-def background_both_ways(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    "The affine maps `(B · S, 3, 3)` from driving frames to sources and back, in one call."
-    sources, driving = batch.sources.flatten(0, 1), each_frame(batch.driving, batch.sources.shape[1])
-    return self.background(torch.cat([sources, driving]), torch.cat([driving, sources])).chunk(2)
-
 # %% ../../nbs/32_models.tpsmm.ipynb #34b98c60
 @extend(Tpsmm)
 def warp_loss(self, source: Source, flow: Flow, driving: torch.Tensor) -> torch.Tensor:
@@ -351,16 +344,18 @@ def warp_loss(self, source: Source, flow: Flow, driving: torch.Tensor) -> torch.
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (TPSMM Eq. 14)."
     weight, p = criterion.config, dropout_probability(batch.progress, self.config)
-    s, frames, deformation = batch.sources.shape[1], len(batch.driving), random_deformation(batch.seeds, batch.driving.device)
-    both = self.motion(torch.cat([batch.driving, deformation.images(batch.driving, align_corners=True)]))
-    source, motion, deformed = self.encode(batch.sources), both[:frames], both[frames:]
-    background, back = self.background_both_ways(batch) if self.background is not None and batch.progress >= self.config.background_from else (None, None)
+    source, motion = self.encode(batch.sources), self.motion(batch.driving)
+    background = self.predict_background(source, motion) if batch.progress >= self.config.background_from else None
+    s, frames = batch.sources.shape[1], len(batch.driving)
     dropout = (each_frame(draw_kept(batch.seeds, self.config.transforms, p, batch.driving.device), s), p) if p else None
     flow = self.find_flow(source, motion, background, dropout)
     rendering = Rendering(self.paint(source, flow, frames))
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    terms["equivariance"] = weight.equivariance * equivariance(motion.points.flatten(1, 2), deformed.points.flatten(1, 2), deformation)
+    deformation = random_deformation(batch.seeds, batch.driving.device)
+    deformed = self.detector(deformation.images(batch.driving, align_corners=True))
+    terms["equivariance"] = weight.equivariance * equivariance(motion.points.flatten(1, 2), deformed.flatten(1, 2), deformation)
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
     if background is not None and weight.background:
+        back = self.background(each_frame(batch.driving, s), batch.sources.flatten(0, 1))
         terms["background"] = weight.background * background_loss(background, back)
     return rendering, terms
