@@ -15,8 +15,9 @@ from .core import exact
 def make_grid(height: int, width: int, align_corners: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     "Pixel centres `(H, W, 2)`, (x, y) in [-1, 1], on the CPU. Shared: do not write into it."
     def axis(n): return torch.linspace(-1, 1, n, dtype=dtype) if align_corners else (2 * torch.arange(n, dtype=dtype) + 1) / n - 1
-    y, x = torch.meshgrid(axis(height), axis(width), indexing="ij")
-    return torch.stack([x, y], -1)
+    with torch.inference_mode(False):  # a grid that inference made first must serve training too
+        y, x = torch.meshgrid(axis(height), axis(width), indexing="ij")
+        return torch.stack([x, y], -1)
 
 # %% ../nbs/20_warp.ipynb #d17619ca
 def warp(images: torch.Tensor, grid: torch.Tensor, align_corners: bool = False, padding: str = "zeros") -> torch.Tensor:

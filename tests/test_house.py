@@ -131,7 +131,7 @@ def test_metadata_names_one_set_of_requirements():
     listed = set((ROOT / "requirements.in").read_text().split())
     check(sorted(wanted ^ listed), "requirements.in must list what settings.ini requires, and setuptools and uv")
     locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
-    check(sorted(n for r in listed if (n := re.split("[<>=]", r)[0]) not in locked), "requirements.lock is out of date; run `make lock`")
+    check(sorted(n for r in listed if (n := re.split(r"[<>=\[]", r)[0]) not in locked), "requirements.lock is out of date; run `make lock`")
 
 
 # ---- how a notebook is written -------------------------------------------------------------------------------------------------------
