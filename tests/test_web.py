@@ -319,7 +319,9 @@ def test_interrupted_and_resumed(site, tmp_path):
         time.sleep(0.3)
     site.slow = interrupt
     source = web.Source(site.address + "/{id}.mp4")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with the signal ignored
     with pytest.raises(KeyboardInterrupt): web.gather(pieces(*"ab"), source, tmp_path / "root", 16, workers=2)
+    signal.signal(signal.SIGINT, before)
     assert [p.name for p in (tmp_path / "root/16/train").iterdir()] == ["a.mkv"]
     site.slow = lambda path: None
     site.asked.clear()

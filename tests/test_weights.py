@@ -80,7 +80,7 @@ def test_files_are_found_in_named_folder_cache_and_torch_and_shown(folder, monke
 
 def test_fetching_checks_the_hash_and_needs_an_address(folder, monkeypatch, tmp_path):
     served = tmp_path / "served.pth"; served.write_bytes(b"weights")
-    monkeypatch.setattr(weights, "download", lambda url, path, digest: (url, path, digest))
+    monkeypatch.setattr(weights, "fetch", lambda url, path, digest: (url, path, digest))
     url, path, digest = fetch_weights("inception")
     assert url == WEIGHTS["inception"].source and path.parent == tmp_path / "cache" / "weights" and path.name in url and len(digest) == 64
     for name in ("openface", "resnext101_3d", "nonsense"):
