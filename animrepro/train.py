@@ -109,7 +109,7 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     # Some weights sit a phase out: the AVD network, and the background predictor before its start.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
-    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay)
+    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay, fused=True)
     criterion = Criterion(config.loss, seed, model.config.size).to(accelerator.device)
     # Channels beside each other is the order that convolutions compute in; on two cores it saved 4 to 10 % of a step.
     model = model.to(memory_format=torch.channels_last)
@@ -183,7 +183,7 @@ def updates(learn: Learner, store: FrameStore, seed: int, first: int):
     config, accelerator = learn.config.train, learn.accelerator
     pairs = Pairs(store, "train", config.sources, seed, Augment(config.flip, config.jitter))
     batches = loader(pairs, config.batch, range(first, config.steps), accelerator.process_index, accelerator.num_processes, config.workers)
-    bar = tqdm(batches, desc="train", initial=first, total=config.steps, unit="step", disable=None if accelerator.is_main_process else True)
+    bar = tqdm(batches, desc=type(accelerator.unwrap_model(learn.model)).__name__, initial=first, total=config.steps, unit="step", disable=None if accelerator.is_main_process else True)
     for batch in bar:
         terms = learn.step(batch.to(accelerator.device))
         if batch.step % 50 == 0 and not bar.disable: bar.set_postfix({k: f"{v.item():.3f}" for k, v in terms.items()})

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POINTS', 'Config', 'BasicBlock', 'ResNet18', 'PointRegressor', 'BackgroundPredictor', 'candidate_maps',
            'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow', 'DenseMotion', 'Source', 'Motion', 'Tpsmm',
-           'check_size', 'seeded_start', 'encode', 'encoder', 'motion', 'transfer', 'find_flow', 'predict_background',
-           'bend', 'mask', 'paint', 'render', 'background_loss', 'warp_loss', 'losses']
+           'check_size', 'seeded_start', 'encode', 'prepare', 'encoder', 'motion', 'transfer', 'find_flow',
+           'predict_background', 'bend', 'mask', 'paint', 'render', 'background_loss', 'warp_loss', 'losses']
 
 # %% ../../nbs/32_models.tpsmm.ipynb #08ffddb7
 import math
@@ -243,9 +243,13 @@ def seeded_start(self, generator: torch.Generator):
 def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to what the driving frame does not change."
     self.check_size(*sources.shape[-2:])
-    flat, batch = sources.flatten(0, 1), sources.shape[:2]
-    split = lambda x: x.unflatten(0, batch)
-    return Source(sources, split(self.small(flat)), [split(x) for x in self.encoder(flat)], split(self.detector(flat)))
+    return self.prepare(sources, self.detector(sources.flatten(0, 1)))
+
+@extend(Tpsmm)
+def prepare(self, sources: torch.Tensor, points: torch.Tensor) -> Source:
+    "Sources `(B, S, 3, H, W)` whose keypoints `(B S, K, 5, 2)` are known."
+    flat, split = sources.flatten(0, 1), lambda x: x.unflatten(0, sources.shape[:2])
+    return Source(sources, split(self.small(flat)), [split(x) for x in self.encoder(flat)], split(points))
 
 @extend(Tpsmm)
 def encoder(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -344,18 +348,20 @@ def warp_loss(self, source: Source, flow: Flow, driving: torch.Tensor) -> torch.
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (TPSMM Eq. 14)."
     weight, p = criterion.config, dropout_probability(batch.progress, self.config)
-    source, motion = self.encode(batch.sources), self.motion(batch.driving)
-    background = self.predict_background(source, motion) if batch.progress >= self.config.background_from else None
-    s, frames = batch.sources.shape[1], len(batch.driving)
+    s, frames, flat = batch.sources.shape[1], len(batch.driving), batch.sources.flatten(0, 1)
+    points = self.detector(torch.cat([flat, batch.driving]))
+    source, motion = self.prepare(batch.sources, points[:-frames]), Motion(points[-frames:], batch.driving)
+    there = back = None
+    if self.background is not None and batch.progress >= self.config.background_from:
+        driving = each_frame(batch.driving, s)
+        there, back = self.background(torch.cat([flat, driving]), torch.cat([driving, flat])).chunk(2)
     dropout = (each_frame(draw_kept(batch.seeds, self.config.transforms, p, batch.driving.device), s), p) if p else None
-    flow = self.find_flow(source, motion, background, dropout)
+    flow = self.find_flow(source, motion, there, dropout)
     rendering = Rendering(self.paint(source, flow, frames))
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     deformation = random_deformation(batch.seeds, batch.driving.device)
     deformed = self.detector(deformation.images(batch.driving, align_corners=True))
     terms["equivariance"] = weight.equivariance * equivariance(motion.points.flatten(1, 2), deformed.flatten(1, 2), deformation)
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
-    if background is not None and weight.background:
-        back = self.background(each_frame(batch.driving, s), batch.sources.flatten(0, 1))
-        terms["background"] = weight.background * background_loss(background, back)
+    if there is not None and weight.background: terms["background"] = weight.background * background_loss(there, back)
     return rendering, terms
