@@ -34,7 +34,6 @@ class LandmarkConfig:
     steps: int = 1200
     batch: int = 32
     lr: float = 4e-3
-    precision: str = "bf16"  # or "fp32". On a CPU with bf16 instructions a step takes 0.7 of the time
     seed: int = 0
 
 # %% ../../nbs/52_metrics.landmarks.ipynb #76330069
@@ -51,7 +50,6 @@ class LandmarkNet(nn.Module):
     def __init__(self, config: LandmarkConfig):
         super().__init__()
         if config.size % 16: raise UserError(f"landmarks.size: {config.size} is no multiple of 16; choose 32, 64, 96, ...")
-        if config.precision not in ("bf16", "fp32"): raise UserError(f"landmarks.precision: {config.precision!r} is unknown; choose bf16 or fp32")
         self.config = config
         self.unet = UNet(12, config.width, levels=3, ceiling=4 * config.width)
         self.heatmap, self.visible = (conv(self.unet.outputs, len(LANDMARKS)) for _ in range(2))
@@ -60,9 +58,9 @@ class LandmarkNet(nn.Module):
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Frames `(N, 3, size, size)` in [0, 1] to points `(N, L, 2)` in [-1, 1] and visibility logits `(N, L)`."
         features = self.unet(F.pixel_unshuffle(2 * frames - 1, 2))
-        heat = self.heatmap(features).float()
+        heat = self.heatmap(features)
         heat = heat.flatten(2).softmax(-1).view_as(heat)  # (N, L, h, w)
-        return soft_argmax(heat), (self.visible(features).float() * heat).sum((2, 3))
+        return soft_argmax(heat), (self.visible(features) * heat).sum((2, 3))
 
     @torch.no_grad()
     def detect(self, frames: torch.Tensor) -> Detection:
@@ -107,7 +105,7 @@ def _landmark_loss(points: torch.Tensor, logits: torch.Tensor, true_points: torc
 # %% ../../nbs/52_metrics.landmarks.ipynb #45c8332c
 def train_landmarks(config: LandmarkConfig, progress: Callable[[int, float], None] | None = None) -> LandmarkNet:
     "Trains on puppets that are drawn on the way (CPU). `progress(step, loss)` is called after each step. Same config, same machine: same weights."
-    net = LandmarkNet(config)
+    net = LandmarkNet(config).to(memory_format=torch.channels_last)  # the order that convolutions compute in
     optimiser = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / 50, 0.5 + 0.5 * np.cos(np.pi * step / config.steps)))
@@ -119,8 +117,7 @@ def train_landmarks(config: LandmarkConfig, progress: Callable[[int, float], Non
         for held, new in zip(pool, next(supply)): held[oldest:oldest + CLIP_FRAMES] = new
         rows = torch.from_numpy(draw.integers(0, len(pool[0]), config.batch))
         frames, points, visible = (held[rows] for held in pool)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            found, logits = net(disturbed(frames, int(draw.integers(2**31))))
+        found, logits = net(disturbed(frames, int(draw.integers(2**31))))
         loss = _landmark_loss(found, logits, points, visible, config.size)
         optimiser.zero_grad()
         loss.backward()
