@@ -28,7 +28,7 @@ THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > $(JOBS) ? n / 
 
 repro: $(STAMP) ## run the whole pipeline, as far as anything changed, and print the verdict on every claim
 	@$(BIN)/dvc repro data landmarks
-	@$(BIN)/dvc stage list --name-only | grep '^evaluate@' | OMP_NUM_THREADS=$(THREADS) xargs -n 1 -P $(JOBS) $(BIN)/dvc --wait-for-lock repro
+	@$(BIN)/dvc stage list --name-only | sed -n 's/^train@//p' | OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -I RUN $(BIN)/dvc --wait-for-lock repro --single-item train@RUN evaluate@RUN
 	@$(BIN)/dvc repro
 	@$(BIN)/animrepro claims
 
