@@ -4,36 +4,39 @@
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'Study', 'puppet_videos', 'Trial', 'trials', 'clips_of', 'vote_file', 'read_votes', 'store_vote',
-           'remaining', 'Booth', 'say', 'show', 'choose', 'preference', 'Agreement', 'fleiss', 'all_votes', 'results']
+           'remaining', 'Booth', 'say', 'show', 'choose', 'preference', 'Agreement', 'fleiss', 'all_votes', 'results',
+           'publish']
 
 # %% ../nbs/66_study.ipynb #c0ec4d76
 import html, json, os, re, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 import ipywidgets, numpy as np, pandas as pd
 from scipy.stats import binomtest
 from .animate import animate_frames
 from .checkpoint import load_weights, read_about
-from .core import UserError, extend, rng, to_float
+from .core import UserError, extend, project_root, rng, to_float
 from .data.catalog import PUPPET_FPS, PuppetsEntry, puppet_clips
 from .data.puppets import render, sample_identity, sample_motion
 from .data.video import VIDEOS, read_frames, write_video
+from .evaluate import save_table
 from .stats import bootstrap_mean
 
 # %% ../nbs/66_study.ipynb #3c5bc055
 QUESTIONS = {
-    "IW": ("Which video is more realistic?",),
-    "TPSMM": ("Which video is better for continuity: does it move without jumps?", "Which video is better for authenticity: does it look real?"),
-    "LIA": ("Which clip is more realistic?",),
+    "IW": {"preference": "Which video is more realistic?"},
+    "TPSMM": {"continuity": "Which video is better for continuity: does it move without jumps?", "authenticity": "Which video is better for authenticity: does it look real?"},
+    "LIA": {"preference": "Which clip is more realistic?"},
 }
 
 # %% ../nbs/66_study.ipynb #d2047701
 @dataclass(frozen=True)
 class Study:
-    "Folders of videos by method (two; the votes for the first are counted), the folder for votes, the questions, and the seed of order and sides."
+    "Folders of videos by method (two; the votes for the first are counted), the folder for votes, the paper whose questions are asked, and the seed of order and sides."
     methods: dict[str, Path]
     votes: Path
-    questions: tuple[str, ...] = QUESTIONS["IW"]
+    paper: Literal["IW", "TPSMM", "LIA"] = "IW"
     seed: int = 0
 
     def pairs(self) -> list[str]:
@@ -70,7 +73,7 @@ def trials(study: Study, rater: str) -> list[Trial]:
     "All questions for a rater, in the rater's order. All questions about a pair follow each other."
     draw, pairs, methods = rng(study.seed, "study", rater), study.pairs(), list(study.methods)
     order, left = draw.permutation(len(pairs)), draw.permutation(np.arange(len(pairs)) % 2)
-    return [Trial(pairs[i], question, methods[left[i]], methods[1 - left[i]]) for i in order for question in study.questions]
+    return [Trial(pairs[i], question, methods[left[i]], methods[1 - left[i]]) for i in order for question in QUESTIONS[study.paper].values()]
 
 # %% ../nbs/66_study.ipynb #6e13eb8b
 def clips_of(study: Study, trial: Trial) -> tuple[bytes, bytes]:
@@ -94,7 +97,7 @@ def read_votes(study: Study, rater: str) -> list[dict]:
     if not path.exists(): return []
     try: votes = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     except ValueError as e: raise UserError(f"{path}: a line is not a vote ({e}); move the file away") from e
-    if any({v["left"], v["right"]} != set(study.methods) or v["seed"] != study.seed for v in votes):
+    if any({v["left"], v["right"]} != set(study.methods) or v["seed"] != study.seed or v["question"] not in QUESTIONS[study.paper].values() for v in votes):
         raise UserError(f"{path}: holds votes of another study; give this one a folder of its own")
     return votes
 
@@ -202,13 +205,22 @@ def all_votes(study: Study) -> pd.DataFrame:
 # %% ../nbs/66_study.ipynb #6bc0171e
 def results(study: Study) -> pd.DataFrame:
     "Per question: preference for the first method with its exact interval over votes and a bootstrap over pairs, share of left, agreement. NaN kappa is explained by `why`."
-    method, lines = next(iter(study.methods)), []
+    method, lines, metrics = next(iter(study.methods)), [], {question: metric for metric, question in QUESTIONS[study.paper].items()}
     for question, votes in all_votes(study).groupby("question", sort=False):
         chosen = (votes["chosen"] == method).to_numpy()
         value, low, high = preference(int(chosen.sum()), len(chosen))
         over_pairs = bootstrap_mean(chosen, votes["pair"].to_numpy(), seed=study.seed)
         judged = votes.pivot(index="pair", columns="rater", values="chosen").dropna()
         agreement = fleiss(np.stack([(judged == m).sum(axis=1) for m in study.methods], 1))
-        lines.append(dict(question=question, votes=len(votes), pairs=over_pairs.clips, raters=votes["rater"].nunique(), preferred=value, low=low, high=high, pairs_low=over_pairs.low,
+        lines.append(dict(question=question, metric=metrics[question], votes=len(votes), pairs=over_pairs.clips, raters=votes["rater"].nunique(), preferred=value, low=low, high=high, pairs_low=over_pairs.low,
                           pairs_high=over_pairs.high, left=(votes["chosen"] == votes["left"]).mean(), kappa=agreement.kappa, observed=agreement.observed, common_pairs=agreement.pairs, why=agreement.why))
     return pd.DataFrame(lines).set_index("question")
+
+# %% ../nbs/66_study.ipynb #61b53e5e
+def publish(study: Study, dataset: str, folder: str | Path | None = None) -> Path:
+    "Writes `results` as a CSV into `folder`, or into `results/run/studies` of the project, where the tables of the study's paper look for votes. `UserError` without votes."
+    first, second = study.methods
+    lines = results(study).reset_index().assign(paper=study.paper, dataset=dataset, method=first, variant=f"over_{second}")
+    path = Path(folder or project_root() / "results" / "run" / "studies") / f"{study.paper}-{dataset}-{first}-{second}.csv"
+    save_table(path, lines)
+    return path

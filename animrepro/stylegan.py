@@ -13,12 +13,10 @@ from torch import nn
 
 # %% ../nbs/26_stylegan.ipynb #5b009e70
 class Equalised(nn.Module):
-    "A weight of `shape`, drawn from N(0, 1) by `seeded_normal` and used divided by the square root of its fan in."
+    "A weight of `shape`, drawn from N(0, 1) by `seeded_normal`. What it is applied to, or gives, is multiplied by `scale`: one over the square root of its fan in."
     def __init__(self, *shape: int):
         super().__init__()
         self.weight, self.scale = nn.Parameter(torch.zeros(shape)), math.prod(shape[1:]) ** -0.5
-
-    def scaled(self) -> torch.Tensor: return self.weight * self.scale
 
 class EqualLinear(Equalised):
     "`(B, inputs)` to `(B, outputs)`, no activation."
@@ -26,7 +24,7 @@ class EqualLinear(Equalised):
         super().__init__(outputs, inputs)
         self.bias = nn.Parameter(torch.full((outputs,), bias))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return F.linear(x, self.scaled(), self.bias)
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return F.linear(x * self.scale, self.weight, self.bias)
 
 # %% ../nbs/26_stylegan.ipynb #e7d736b2
 def seeded_normal(module: nn.Module, generator: torch.Generator):
@@ -35,9 +33,10 @@ def seeded_normal(module: nn.Module, generator: torch.Generator):
         for layer in module.modules():
             if isinstance(layer, Equalised): layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
 
-def leaky(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    "Bias, leaky ReLU, and a gain of √2 that keeps the spread of `x (B, C, H, W)`."
-    return F.leaky_relu(x + bias[:, None, None], 0.2) * 2**0.5
+def leaky(x: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    "Leaky ReLU of `scale` · `x (B, C, H, W)` + `bias (C)`, with a gain of √2 that keeps the spread. `scale` is a number, `(B, C, 1, 1)` where it differs."
+    # The gain may be taken inside, since leaky ReLU keeps positive factors. So two passes over the features do what five would.
+    return F.leaky_relu(torch.addcmul(2**0.5 * bias[:, None, None], x, 2**0.5 * scale), 0.2, inplace=True)
 
 # %% ../nbs/26_stylegan.ipynb #9b9fdcce
 class Blur(nn.Module):
@@ -77,9 +76,9 @@ class ConvLayer(Equalised):
         self.blur = Blur((kernel + 1) // 2) if down else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.blur is None: x = F.conv2d(x, self.scaled(), padding=self.weight.shape[-1] // 2)
-        else: x = F.conv2d(self.blur(x), self.scaled(), stride=2)
-        return leaky(x, self.bias)
+        if self.blur is None: x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
+        else: x = F.conv2d(self.blur(x), self.weight, stride=2)
+        return leaky(x, self.bias, self.bias.new_tensor(self.scale))
 
 # %% ../nbs/26_stylegan.ipynb #9f69b9bf
 class ResBlock(nn.Module):
@@ -90,24 +89,21 @@ class ResBlock(nn.Module):
         self.blur, self.skip = Blur(1, stride=2), Equalised(outputs, inputs, 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.conv2(self.conv1(x)) + F.conv2d(self.blur(x), self.skip.scaled())) / 2**0.5
+        return (self.conv2(self.conv1(x)) + F.conv2d(self.blur(x), self.skip.weight * self.skip.scale)) / 2**0.5
 
 # %% ../nbs/26_stylegan.ipynb #5f423253
 class ModulatedConv(Equalised):
-    "Convolution of `(B, inputs, H, W)` modulated by styles `(B, style)`; `up` doubles the grid (StyleGAN2, Eq. 1 to 3)."
-    def __init__(self, inputs: int, outputs: int, kernel: int, style: int, up: bool = False, demodulate: bool = True):
+    "Convolution of `(B, inputs, H, W)` modulated by styles `(B, style)`; `up` doubles the grid (StyleGAN2, Eq. 1 to 3). Gives also the factors `(B, outputs, 1, 1)` that demodulate."
+    def __init__(self, inputs: int, outputs: int, kernel: int, style: int, up: bool = False):
         super().__init__(outputs, inputs, kernel, kernel)
-        self.modulation, self.demodulate = EqualLinear(style, inputs, bias=1.0), demodulate
-        self.blur = Blur(1, gain=4.0) if up else None
+        self.modulation, self.blur = EqualLinear(style, inputs, bias=1.0), Blur(1, gain=4.0) if up else None
 
-    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-        weight, style = self.scaled(), self.modulation(style)
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight, style = self.weight, self.modulation(style) * self.scale
         x = x * style[:, :, None, None]
         if self.blur is None: x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         else: x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
-        if not self.demodulate: return x
-        spread = F.linear(style.square(), weight.square().sum((2, 3)))
-        return x * torch.rsqrt(spread + 1e-8)[:, :, None, None]
+        return x, torch.rsqrt(F.linear(style.square(), weight.square().sum((2, 3))) + 1e-8)[:, :, None, None]
 
 # %% ../nbs/26_stylegan.ipynb #a650614b
 class StyledConv(nn.Module):
@@ -116,7 +112,9 @@ class StyledConv(nn.Module):
         super().__init__()
         self.conv, self.bias = ModulatedConv(inputs, outputs, 3, style, up), nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor: return leaky(self.conv(x, style), self.bias)
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        x, factors = self.conv(x, style)
+        return leaky(x, self.bias, factors)
 
 # %% ../nbs/26_stylegan.ipynb #8b314d2b
 def channels(size: int, ceiling: int = 512, multiplier: float = 1.0) -> int:
@@ -141,5 +139,5 @@ class StyleDiscriminator(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.last(batch_spread(self.blocks(self.first(2 * images - 1))))
-        x = leaky(F.conv2d(x, self.hidden.scaled()), self.hidden.bias)
+        x = leaky(F.conv2d(x, self.hidden.weight), self.hidden.bias, self.hidden.bias.new_tensor(self.hidden.scale))
         return self.score(x.flatten(1))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'MIN_CLIPS', 'MIN_SEEDS', 'notebook_parameters', 'parse_parameter', 'run_notebook', 'loaded_code', 'Bench',
-           'open_bench', 'holds', 'run_variant', 'score', 'enter', 'Measure', 'compare', 'verdict']
+           'open_bench', 'holds', 'run_variant', 'score', 'enter', 'Measure', 'compare', 'verdict', 'score_table',
+           'find_gains', 'gain_table']
 
 # %% ../nbs/64_sweep.ipynb #61692fb3
 import ast, hashlib, json, os, sys
@@ -180,3 +181,24 @@ def verdict(claim: str, gain: Interval, by_seed: list[float], metric: str = "psn
     elif gain.high < 0 and max(by_seed) < 0: word = "contradicted"
     else: word = "not resolved"
     return f"{claim}: {word} ({numbers})."
+
+# %% ../nbs/64_sweep.ipynb #bde5b371
+def score_table(bench: Bench, metrics: list[str]) -> pd.DataFrame:
+    "Mean ± standard deviation over seeds as texts: a line per variant in the order of running, a column for each of `metrics` that was measured."
+    scores = pd.concat(bench.scores)
+    scores = scores[scores.sources == scores.sources.min()]
+    text = lambda r: f"{r['mean']:.{MEASURES[r.name[1]].digits}f} ± {r['std']:.{MEASURES[r.name[1]].digits}f}"
+    table = scores[scores.metric.isin(metrics)].groupby(["variant", "metric"]).value.agg(["mean", "std"]).apply(text, axis=1).unstack("metric")
+    return table.loc[scores.variant.unique(), [m for m in metrics if m in table]]
+
+# %% ../nbs/64_sweep.ipynb #819ea0fd
+def find_gains(bench: Bench, pairs: list[tuple[str, str]], metrics: list[str]) -> dict[tuple[str, str, str], tuple[Interval, list[float]]]:
+    "What `compare` says of each (variant, variant) in each metric: {(better, than, metric): (gain, gain by seed)}."
+    few = min(bench.evaluate.sources)
+    return {(a, b, m): compare(bench, (a, few), (b, few), m) for m in metrics for a, b in pairs}
+
+def gain_table(bench: Bench, gains: dict[tuple[str, str, str], tuple[Interval, list[float]]]) -> pd.DataFrame:
+    "Gains as lines, with their intervals over clips and the gain of each seed."
+    seeds = sorted({seed for _, seed in bench.tables})
+    return pd.DataFrame([dict(metric=m, better=a, than=b, gain=i.value, low=i.low, high=i.high, unit=MEASURES[m].unit, **{f"seed {s}": v for s, v in zip(seeds, by_seed)})
+                         for (a, b, m), (i, by_seed) in gains.items()]).round(4)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['NAMES', 'ORDER', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS', 'HEADS', 'DATASETS', 'DIGITS',
            'MISSING', 'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES', 'VANISHED', 'UNASKED', 'BENCHES',
-           'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'run_folders', 'collect', 'in_order', 'sweep_of',
-           'variants', 'Contrast', 'within', 'between', 'contrasts', 'read_rows', 'by_frame', 'paired', 'find_gains',
-           'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent', 'name_keys', 'grid', 'Table',
-           'lines_of', 'in_sweep', 'by_variant', 'our_blocks', 'by_mode', 'notes', 'missing_block', 'printed_notes',
-           'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks', 'to_markdown',
-           'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_blocks', 'headline',
-           'write_tables', 'merge', 'promote', 'seal', 'training_folder', 'copy_record', 'copy_weights']
+           'FAULTS', 'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'run_folders', 'collect', 'in_order',
+           'sweep_of', 'variants', 'Contrast', 'within', 'between', 'contrasts', 'read_rows', 'by_frame', 'paired',
+           'find_gains', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent', 'name_keys',
+           'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks', 'our_blocks', 'by_mode', 'notes',
+           'missing_block', 'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement',
+           'disagreement_blocks', 'calibration_blocks', 'to_markdown', 'escape_latex', 'to_latex', 'to_long',
+           'write_bytes', 'write_text', 'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge', 'promote',
+           'seal', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/60_tables.ipynb #1bdcbfae
 import itertools, json
@@ -211,13 +212,13 @@ class Block:
 
 # %% ../nbs/60_tables.ipynb #6a1c9a31
 HEADS = {"psnr": "PSNR ↑", "l1": "L1 ↓", "lpips": "LPIPS ↓", "akd": "AKD ↓", "mkr": "MKR ↓", "aed": "AED ↓", "jitter": "jitter ↓", "fid": "FID ↓", "akd@0.1": "AKD@0.1 ↓", "mkr@0.1": "MKR@0.1 ↓",
-         "akd@0.5": "AKD@0.5 ↓", "mkr@0.5": "MKR@0.5 ↓", "epe": "EPE ↓", "cross_psnr": "cross PSNR ↑", "cross_psnr_relative": "cross PSNR, relative ↑", "cross_psnr_avd": "cross PSNR, avd ↑",
+         "akd@0.5": "AKD@0.5 ↓", "mkr@0.5": "MKR@0.5 ↓", "epe": "EPE ↓", "lpips_squeeze": "LPIPS, SqueezeNet ↓", "akd_mtcnn": "AKD, MTCNN ↓", "mkr_mtcnn": "MKR, MTCNN ↓", "cross_psnr": "cross PSNR ↑", "cross_psnr_relative": "cross PSNR, relative ↑", "cross_psnr_avd": "cross PSNR, avd ↑",
          "video_fid": "video FID ↓", "preference": "preferred, %", "continuity": "preferred for continuity, %", "authenticity": "preferred for authenticity, %",
          "method": "method", "sources": "sources", "seed": "seed", "variant": "variant", "mode": "mode", "minus": "against"}
 DATASETS = {"thkh-512": "TalkingHead-1KH faces, 512 × 512", "thkh-256": "TalkingHead-1KH faces, 256 × 256", "vox2-256": "VoxCeleb2 faces, 256 × 256", "ted-384": "TED Talk upper bodies, 384 × 384",
             "vox-256": "VoxCeleb faces, 256 × 256", "taichi-256": "TaiChiHD bodies, 256 × 256", "mgif": "MGif pixel animations",
             "ted-256": "TED Talk upper bodies, 256 × 256", "germanpublictv": "VoxCeleb motion on GermanPublicTV faces"}
-DIGITS = {"lpips": 3, "mkr": 3}
+DIGITS = {"lpips": 3, "lpips_squeeze": 3, "mkr": 3, "mkr_mtcnn": 3}
 
 # %% ../nbs/60_tables.ipynb #eae4bfae
 MISSING = "not available"
@@ -243,7 +244,7 @@ def cell(line: pd.Series | dict, signed: bool = False) -> str:
 # %% ../nbs/60_tables.ipynb #a73c9996
 def name_variant(method: str, variant: str) -> str:
     "A variant of a sweep, or whom a method was preferred to in a study, as people say it."
-    if variant.startswith("over_"): return "over " + NAMES[variant.removeprefix("over_")]
+    if variant.startswith("over_"): return "over " + NAMES.get(other := variant.removeprefix("over_"), other)
     return VARIANTS.get((method, variant), variant)
 
 def name_opponent(minus: str, method: str) -> str:
@@ -345,9 +346,22 @@ def by_variant(part: pd.DataFrame, table: Table) -> pd.DataFrame:
         blocks.append(pd.DataFrame([mean]))
     return pd.concat([b for b in blocks if len(b)], ignore_index=True)
 
+# %% ../nbs/60_tables.ipynb #f3054287
+def study_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
+    "The votes of people for a table of preferences, one block per data set; none where nobody was asked."
+    found = [pd.read_csv(p) for p in sorted((evidence.folder / "studies").glob("*.csv"))]
+    lines = pd.concat([t[t["paper"] == table.paper] for t in found]) if found else pd.DataFrame()
+    if lines.empty: return []
+    percent = lambda low, high: [f"{100 * a:.1f} to {100 * b:.1f}" for a, b in zip(lines[low], lines[high])]
+    cells = name_keys(lines).assign(preferred=(100 * lines["preferred"]).map("{:.1f}".format), over_votes=percent("low", "high"), over_pairs=percent("pairs_low", "pairs_high"),
+                                    kappa=lines["kappa"].map("{:.2f}".format).where(lines["kappa"].notna(), lines["why"]))
+    heads = dict(method="method", variant="against", question="question", preferred="preferred, %", over_votes="95 % over votes", over_pairs="95 % over pairs", votes="votes", pairs="pairs", raters="raters", kappa="Fleiss' kappa")
+    return [Block(f"{title}: {dataset}", part[list(heads)].rename(columns=heads), ("Pairs shown blind and in random order; `nbs/66_study.ipynb` says how.",)) for dataset, part in cells.groupby("dataset")]
+
 # %% ../nbs/60_tables.ipynb #da8e9e69
 def our_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
     "The blocks of a table from one folder of evidence, one per data set and scale."
+    if not table.metrics: return study_blocks(table, title, evidence)
     lines, blocks = lines_of(table, evidence), []
     for (dataset, scale, sweep), part in lines.groupby(["dataset", "scale", sweep_of(lines)]):
         metrics = [m for m in table.metrics if not table.signed or m in set(part["metric"])]
@@ -375,13 +389,13 @@ def notes(part: pd.DataFrame, metrics: list[str], cells: pd.DataFrame, evidence:
 
 # %% ../nbs/60_tables.ipynb #3ee4c7d1
 VANISHED = "their videos must be fetched from the web, where part of them has vanished, and training at that size needs GPUs"
-UNASKED = "Votes: not run. Nobody was asked yet; `nbs/66_study.ipynb` shows pairs of videos blind and in random order, and counts votes."
+UNASKED = "Votes of ours: none. Nobody was asked yet; `nbs/66_study.ipynb` shows pairs of videos blind and in random order, counts votes, and its `publish` brings them here."
 
 def missing_block(table: Table, *folders: Evidence) -> list[Block]:
     "What the paper's table has and no block of ours: data sets, methods, metrics, votes, each with the reason. Nothing for a table of our own."
     printed = published().query("paper == @table.paper and table == @table.published")
     if printed.empty: return []
-    if not table.metrics: return [Block("What is missing here, and why", None, (UNASKED,))]
+    if not table.metrics: return [] if any(study_blocks(table, "", e) for e in folders) else [Block("What is missing here, and why", None, (UNASKED,))]
     ours = {m for e in folders for m in lines_of(table, e)["method"]}
     absent = [m for m in dict.fromkeys(printed["method"]) if m not in ours]
     found = [f"{'; '.join(DATASETS[d] for d in dict.fromkeys(printed['dataset']))}: no row of ours; {VANISHED}."]
@@ -452,6 +466,21 @@ def disagreement_blocks() -> list[Block]:
             Block("Measured alike", cells.loc[alike.index].drop(columns="unlike"), ("L1 on the scale of 0 to 1: IW's is divided by 255. Spread: difference over mean.",)),
             Block("Not measured alike", cells.drop(alike.index).rename(columns=dict(unlike="because")))]
 
+# %% ../nbs/60_tables.ipynb #a04d311f
+FAULTS = {"none": "none (floor)", "blur": "blur, sigma {:g} pixels", "shift": "shift by {:g} pixels", "noise": "noise, sigma {:g}", "other": "another clip"}
+
+def calibration_blocks(title: str, evidence: Evidence) -> list[Block]:
+    "What each metric says of real frames with a known fault, one block per data set that was calibrated."
+    blocks = []
+    for path in sorted((evidence.folder / "calibration").glob("*.csv")):
+        lines = pd.read_csv(path)
+        faults = {(d, v): FAULTS[d].format(v) for d, v in zip(lines["distortion"], lines["level"])}
+        rows = [{"fault": name} | {HEADS.get(m["metric"], m["metric"]): cell(m) if m["frames"] else MISSING for _, m in lines[(lines["distortion"] == d) & (lines["level"] == v)].iterrows()} for (d, v), name in faults.items()]
+        found = lines.query("metric == 'akd_mtcnn' and distortion == 'none'")["frames"].max()
+        seen = (f"MTCNN finds a face in {found:g} of {lines['frames'].max()} frames; AKD is the mean over those.",) * bool(found == found)
+        blocks.append(Block(f"{title}: {path.stem}", pd.DataFrame(rows), (f"Real frames of {lines['clips'].max()} clips; in brackets: 95 % interval from resampling them.", *seen)))
+    return blocks
+
 # %% ../nbs/60_tables.ipynb #6bad7a28
 def to_markdown(title: str, blocks: list[Block], level: int = 1) -> str:
     "A table as Markdown. `level` is that of the heading."
@@ -503,20 +532,23 @@ def write_text(path: Path, text: str):
     "Writes a text file, whole or not at all."
     write_bytes(path, text.encode())
 
+def write_forms(path: Path, title: str, blocks: list[Block]):
+    "Writes a table as Markdown and as LaTeX; `path` is without ending."
+    write_text(path.with_suffix(".md"), to_markdown(title, blocks))
+    write_text(path.with_suffix(".tex"), to_latex(title, blocks))
+
 # %% ../nbs/60_tables.ipynb #8dbddd73
 def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
-    "Writes every table in its three forms, and the disagreement between papers. Without `run` (the folder of record itself) its block is left out."
+    "Writes every table in its three forms, the disagreement between papers, and the calibration. Without `run` (the folder of record itself) its block is left out."
     for table in TABLES:
         ours = our_blocks(table, "Record (this repository)", record) + (our_blocks(table, "This run", run) if run else [])
-        blocks = published_blocks(table) + ours * bool(table.metrics) + missing_block(table, record, *([run] if run else []))
-        write_text(folder / f"{table.name}.md", to_markdown(table.title, blocks))
-        write_text(folder / f"{table.name}.tex", to_latex(table.title, blocks))
+        write_forms(folder / table.name, table.title, published_blocks(table) + ours + missing_block(table, record, *([run] if run else [])))
         if table.name == "gains": save_table(folder / "gains.csv", (run or record).gains)
         else: save_table(folder / f"{table.name}.csv", to_long(table, record, run or Evidence(folder, record.scores[:0], record.gains[:0])))
-    title, blocks = "The same baseline in several papers", disagreement_blocks()
-    write_text(folder / "disagreement.md", to_markdown(title, blocks))
-    write_text(folder / "disagreement.tex", to_latex(title, blocks))
+    write_forms(folder / "disagreement", "The same baseline in several papers", disagreement_blocks())
     save_table(folder / "disagreement.csv", disagreement())
+    calibrated = calibration_blocks("Record (this repository)", record) + (calibration_blocks("This run", run) if run else [])
+    write_forms(folder / "calibration", "Real frames with a known fault", calibrated or [Block("Not run", None, ("`animrepro calibrate DATASET` makes it.",))])
 
 # %% ../nbs/60_tables.ipynb #0bb3e497
 def headline(run: Evidence) -> dict:
@@ -558,6 +590,7 @@ def promote(root: str | Path) -> list[str]:
     for name in dict.fromkeys(run.scores["run"]): copy_record(root, run.scores.query("run == @name").iloc[0], target / "runs")
     figures = sorted(p for p in (run.folder / "figures").glob("*") if p.suffix in (".json", ".png", ".gif"))
     copies = {"landmarks.json": run.folder / "landmarks" / "landmarks.json"} | {f"figures/{p.name}": p for p in figures}
+    copies |= {f"{kind}/{p.name}": p for kind in ("studies", "calibration") for p in sorted((run.folder / kind).glob("*.csv"))}
     for name, path in copies.items():
         if path.is_file(): write_bytes(target / name, path.read_bytes())
     seal(target, run.scores, [name for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")])

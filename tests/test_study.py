@@ -1,12 +1,13 @@
 "A study with people, as a rater and as its author meet it: clicks, crashes, a second visit, and numbers that can be checked by hand."
 import math
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from animrepro.core import UserError
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.video import write_video
-from animrepro.study import QUESTIONS, Booth, Study, clips_of, fleiss, preference, read_votes, remaining, results, store_vote, trials, vote_file
+from animrepro.study import QUESTIONS, Booth, Study, clips_of, fleiss, preference, publish, read_votes, remaining, results, store_vote, trials, vote_file
+from animrepro.tables import TABLES, Evidence, missing_block, study_blocks
 
-CLIPS = 6
+CLIPS, FIRST = 6, QUESTIONS["TPSMM"]["continuity"]
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def study(tmp_path):
     "Two methods' outputs for the same six clips, in different pictures, and TPSMM's two questions."
     for method in ("ours", "theirs"):
         for i in range(CLIPS): write_video(tmp_path / method / f"{i}.mp4", render(sample_identity(i + (method == "ours") * 50), sample_motion(i, 3), 32).frames, 10)
-    return Study({"ours": tmp_path / "ours", "theirs": tmp_path / "theirs"}, tmp_path / "votes", QUESTIONS["TPSMM"])
+    return Study({"ours": tmp_path / "ours", "theirs": tmp_path / "theirs"}, tmp_path / "votes", "TPSMM")
 
 
 def click(booth, side): booth.buttons[side].click()
@@ -60,10 +61,10 @@ def test_a_rater_goes_on_where_the_kernel_died(study):
 def test_order_and_sides_are_the_raters_own(study):
     plans = [trials(study, f"rater-{i}") for i in range(20)]
     assert plans[0] == trials(study, "rater-0") and len({tuple(p) for p in plans}) > 15
-    assert trials(Study(study.methods, study.votes, study.questions, seed=1), "rater-0") != plans[0]
+    assert trials(Study(study.methods, study.votes, "TPSMM", seed=1), "rater-0") != plans[0]
     for plan in plans:
         assert sum(t.left == "ours" for t in plan) == CLIPS, "half of the pairs, two questions each"
-        assert sorted((t.pair, t.question) for t in plan) == sorted((f"{i}.mp4", q) for i in range(CLIPS) for q in study.questions)
+        assert sorted((t.pair, t.question) for t in plan) == sorted((f"{i}.mp4", q) for i in range(CLIPS) for q in QUESTIONS["TPSMM"].values())
     assert len({next(t.left for t in p if t.pair == "0.mp4") for p in plans}) == 2
 
 
@@ -111,9 +112,22 @@ def test_kappa_and_where_it_is_undefined():
 def test_results_by_hand(study):
     "Anna finds `ours` better in all, Ben in three of six, and Cara stopped after two pairs."
     for rater, ours, answers in (("anna", CLIPS, CLIPS), ("ben", 3, CLIPS), ("cara", 2, 2)):
-        seen = [t for t in trials(study, rater) if t.question == study.questions[0]][:answers]
+        seen = [t for t in trials(study, rater) if t.question == FIRST][:answers]
         for i, trial in enumerate(seen): store_vote(study, rater, trial, "left" if (trial.left == "ours") == (i < ours) else "right", 1)
-    line = results(study).loc[study.questions[0]]
+    line = results(study).loc[FIRST]
     assert (line.votes, line.pairs, line.raters, line.common_pairs) == (14, 6, 3, 2)
     assert (line.preferred, line.low, line.high) == pytest.approx(preference(11, 14))
     assert line.pairs_low <= line.preferred <= line.pairs_high
+
+
+def test_votes_reach_the_table_of_their_paper(study, tmp_path):
+    "From clicks to TPSMM's Table 2: a block of ours, with the votes that each percentage rests on."
+    for trial in trials(study, "anna"): store_vote(study, "anna", trial, "left" if trial.left == "ours" else "right", 1)
+    run = Evidence(tmp_path / "run", *[pd.DataFrame()] * 2)
+    table = next(t for t in TABLES if t.name == "tpsmm_table2")
+    assert study_blocks(table, "This run", run) == [] and "Nobody was asked" in missing_block(table, run)[0].notes[0]
+    publish(study, "puppets", run.folder / "studies")
+    block, = study_blocks(table, "This run", run)
+    assert block.cells[["preferred, %", "votes", "pairs", "raters"]].values.tolist() == [["100.0", CLIPS, CLIPS, 1]] * 2
+    assert block.cells["question"].tolist() == list(QUESTIONS["TPSMM"].values()) and missing_block(table, run) == []
+    assert study_blocks(next(t for t in TABLES if t.name == "iw_table3"), "This run", run) == []

@@ -134,7 +134,8 @@ def add(self, frame: np.ndarray):
         raise UserError(f"{self.path}: frame {self.count} is {frame.dtype} {frame.shape}, expected uint8 {(*self.size, 3)}; all frames of a video have one size")
     (h, w), even = self.size, self._even
     frame = np.pad(frame, ((0, h % even), (0, w % even), (0, 0)), "edge")
-    picture = av.VideoFrame.from_ndarray(_paletted(frame), format="pal8") if self.suffix == ".gif" else av.VideoFrame.from_ndarray(frame, format="rgb24")
+    # Left to `encode`, the conversion to the codec's pixels gives other bytes from call to call.
+    picture = av.VideoFrame.from_ndarray(_paletted(frame), format="pal8") if self.suffix == ".gif" else av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=self._out.pix_fmt)
     picture.pts, picture.time_base = round(self.count / self.fps / self._tick), self._tick
     self._box.mux(self._out.encode(picture))
     self.count += 1

@@ -8,7 +8,7 @@ __all__ = ['Config', 'Encoder', 'Level', 'flow_and_mask', 'Source', 'Motion', 'L
 
 # %% ../../nbs/33_models.lia.ipynb #b225df54
 import math
-import torch
+import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from typing import Literal
 from torch import nn
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         features = [self.first(2 * images - 1)]
         for block in self.blocks: features.append(block(features[-1]))
-        return full_precision(features.pop().flatten(1) @ self.code.scaled().flatten(1).T), features[::-1]
+        return full_precision(F.linear(features.pop().flatten(1) * self.code.scale, self.code.weight.flatten(1))), features[::-1]
 
 # %% ../../nbs/33_models.lia.ipynb #5b0fbdca
 class Level(nn.Module):
@@ -57,11 +57,11 @@ class Level(nn.Module):
     def __init__(self, inputs: int, outputs: int, style: int):
         super().__init__()
         self.up, self.conv = StyledConv(inputs, outputs, style, up=True), StyledConv(outputs, outputs, style)
-        self.flow, self.flow_bias = ModulatedConv(outputs, 3, 1, style, demodulate=False), nn.Parameter(torch.zeros(3))
+        self.flow, self.flow_bias = ModulatedConv(outputs, 3, 1, style), nn.Parameter(torch.zeros(3))
         self.rgb, self.rgb_bias = ConvLayer(outputs, 3, 1), nn.Parameter(torch.zeros(3))
 
     def grow(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor: return self.conv(self.up(x, style), style)
-    def logits(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor: return full_precision(self.flow(x, style)) + self.flow_bias[:, None, None]
+    def logits(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor: return full_precision(self.flow(x, style)[0]) + self.flow_bias[:, None, None]
     def colours(self, x: torch.Tensor) -> torch.Tensor: return full_precision(self.rgb(x)) + self.rgb_bias[:, None, None]
 
 # %% ../../nbs/33_models.lia.ipynb #fdc74061
@@ -167,7 +167,7 @@ def paint(self, source: Source, motion: Motion) -> tuple[torch.Tensor, list[tupl
         flow, mask = flow_and_mask(logits, self.config.grid == "authors")
         seen = warp(each_source(features, n), flow) * mask
         frame = level.colours(average_sources(seen, s)) + (self.upsample(frame) if found else 0)
-        x, found = seen + x * (1 - mask), found + [(flow, mask)]
+        x, found = torch.addcmul(seen, x, 1 - mask), found + [(flow, mask)]
     return (frame + 1) / 2, found
 
 # %% ../../nbs/33_models.lia.ipynb #09f0ffbc
