@@ -21,8 +21,8 @@ help: ## list these commands
 
 setup: $(STAMP) ## build .venv from requirements.lock (re-runs only when the lock or the metadata change)
 
-# Small networks keep one core busy better than two, so methods train side by side: DVC runs a stage at a time, but two of it may share
-# a pipeline. JOBS=1 gives each training the whole machine.
+# Small networks keep one core busy better than two, so methods train, and tests run, side by side: DVC runs one stage at a time, but two
+# of its processes may share a pipeline. JOBS=1 gives each training the whole machine.
 JOBS := 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > $(JOBS) ? n / $(JOBS) : 1 )))
 
@@ -36,7 +36,7 @@ sweep: $(STAMP) ## run the ablations too (nbs/ablations)
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
 
 test: $(STAMP) ## run every notebook and all checks
-	@$(BIN)/pytest --durations=5
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(JOBS) --dist worksteal --durations=5
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter-lab --notebook-dir=nbs

@@ -304,6 +304,5 @@ def test_stages_depend_on_the_code_they_run(stages):
 
 
 def test_pipeline_is_sound(stages):
-    if not (ROOT / "dvc.lock").is_file(): pytest.skip("no dvc.lock yet")
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", "dag"], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, f"dvc cannot follow the pipeline\n{done.stdout[-1000:]}{done.stderr[-2000:]}"

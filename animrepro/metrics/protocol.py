@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'SETS', 'SHOWN', 'IW', 'TPSMM', 'LIA', 'PROTOCOLS', 'DISTORTIONS', 'CALIBRATED', 'Measure', 'Panel',
-           'load_panel', 'Protocol', 'calibrate', 'sample_clips']
+           'load_panel', 'eight_bits', 'Protocol', 'calibrate', 'sample_clips']
 
 # %% ../../nbs/57_metrics.protocol.ipynb #fdd55a80
 from collections.abc import Callable, Iterable
@@ -78,9 +78,13 @@ def load_panel(measures: Iterable[Measure], device: str | torch.device = "cpu", 
     return Panel(measures, networks, found, tuple(missing))
 
 # %% ../../nbs/57_metrics.protocol.ipynb #ccb569c8
+def eight_bits(images: torch.Tensor) -> torch.Tensor:
+    "Images in [0, 1] as a file holds them: clamped and rounded to 8 bits."
+    return images.clamp(0, 1).mul(255).round().div(255)
+
 SHOWN = {  # what an instrument sees of a prediction in [0, 1]
     "float": lambda x: x.clamp(0, 1),
-    "rounded": lambda x: x.clamp(0, 1).mul(255).round().div(255),
+    "rounded": eight_bits,
     "truncated": lambda x: x.clamp(0, 1).mul(255).floor().div(255),
 }
 

@@ -34,7 +34,9 @@ class Config:
     grid: Literal["authors", "consistent"] = "authors"
     start: Literal["authors", "identity"] = "authors"
 
-    def channels(self, size: int) -> int: return channels(size, self.ceiling, self.multiplier)
+    def channels(self, size: int) -> int:
+        "Feature maps at resolution `size`."
+        return channels(size, self.ceiling, self.multiplier)
 
 # %% ../../nbs/33_models.lia.ipynb #d0f3f5b4
 class Encoder(nn.Module):
@@ -60,9 +62,17 @@ class Level(nn.Module):
         self.flow, self.flow_bias = ModulatedConv(outputs, 3, 1, style), nn.Parameter(torch.zeros(3))
         self.rgb, self.rgb_bias = ConvLayer(outputs, 3, 1), nn.Parameter(torch.zeros(3))
 
-    def grow(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor: return self.conv(self.up(x, style), style)
-    def logits(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor: return full_precision(self.flow(x, style)[0]) + self.flow_bias[:, None, None]
-    def colours(self, x: torch.Tensor) -> torch.Tensor: return full_precision(self.rgb(x)) + self.rgb_bias[:, None, None]
+    def grow(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        "Features `(B, inputs, h/2, w/2)` and styles `(B, style)` to features `(B, outputs, h, w)`."
+        return self.conv(self.up(x, style), style)
+
+    def logits(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        "Displacement and mask `(B, 3, h, w)`, before tanh and sigmoid, from features `(B, outputs, h, w)`."
+        return full_precision(self.flow(x, style)[0]) + self.flow_bias[:, None, None]
+
+    def colours(self, x: torch.Tensor) -> torch.Tensor:
+        "Colours `(B, 3, h, w)`, from -1 to 1, of features `(B, outputs, h, w)` that came through the mask."
+        return full_precision(self.rgb(x)) + self.rgb_bias[:, None, None]
 
 # %% ../../nbs/33_models.lia.ipynb #fdc74061
 @exact
