@@ -51,6 +51,9 @@ def amx_without_tiles() -> bool:
 
 if amx_without_tiles(): os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
+# %% ../nbs/00_core.ipynb #53c828e2
+torch.set_flush_denormal(True)
+
 # %% ../nbs/00_core.ipynb #500fb612
 class UserError(Exception):
     "A mistake in the input, told in one line: what, why, and the mend."

@@ -95,15 +95,17 @@ class ResBlock(nn.Module):
 class ModulatedConv(Equalised):
     "Convolution of `(B, inputs, H, W)` modulated by styles `(B, style)`; `up` doubles the grid (StyleGAN2, Eq. 1 to 3). Gives also the factors `(B, outputs, 1, 1)` that demodulate."
     def __init__(self, inputs: int, outputs: int, kernel: int, style: int, up: bool = False):
-        super().__init__(outputs, inputs, kernel, kernel)
+        super().__init__(*((inputs, outputs) if up else (outputs, inputs)), kernel, kernel)  # a transposed convolution wants inputs first
+        self.scale = (inputs * kernel**2) ** -0.5
         self.modulation, self.blur = EqualLinear(style, inputs, bias=1.0), Blur(1, gain=4.0) if up else None
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weight, style = self.weight, self.modulation(style) * self.scale
         x = x * style[:, :, None, None]
+        lengths = weight.square().sum((2, 3))
         if self.blur is None: x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        else: x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
-        return x, torch.rsqrt(F.linear(style.square(), weight.square().sum((2, 3))) + 1e-8)[:, :, None, None]
+        else: x, lengths = self.blur(F.conv_transpose2d(x, weight, stride=2)), lengths.T
+        return x, torch.rsqrt(F.linear(style.square(), lengths) + 1e-8)[:, :, None, None]
 
 # %% ../nbs/26_stylegan.ipynb #a650614b
 class StyledConv(nn.Module):

@@ -124,4 +124,4 @@ def create_model(name: str, config: dict | None = None, seed: int = 0, where: st
     cls = method_class(name)
     model = cls(typed(cls.Config, config, where))
     if hasattr(model, "seeded_start"): model.seeded_start(torch_generator(seed, "weights"))
-    return model
+    return model.to(memory_format=torch.channels_last)  # the order that convolutions compute in

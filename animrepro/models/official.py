@@ -6,11 +6,10 @@
 __all__ = ['PARAMS', 'MARKS', 'HOURGLASS', 'LAYERS', 'LIA_BLOCK', 'LIA_STYLED', 'NAMES', 'OPTIONAL', 'LIA_IDLE', 'DenseParams',
            'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'FommCommon', 'FommDense', 'FommDetector', 'FommGenerator',
            'to_step', 'TpsmmParams', 'FommParams', 'read_config', 'check_numbers', 'read_size', 'lia_config', 'under',
-           'lia_level', 'translate', 'without_unit_axes', 'lia_tensors', 'read_networks', 'fill', 'described',
-           'read_official']
+           'lia_level', 'translate', 'rearranged', 'lia_tensors', 'read_networks', 'fill', 'described', 'read_official']
 
 # %% ../../nbs/39_models.official.ipynb #3f3ddfe0
-import argparse, pickle
+import argparse, pickle, re
 import torch
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
@@ -223,14 +222,15 @@ def translate(names: dict[str, str], name: str) -> str | None:
 # %% ../../nbs/39_models.official.ipynb #0b65e6db
 LIA_IDLE = ("dec.to_rgb1.*", "dec.*.noise.weight")
 
-def without_unit_axes(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    "A tensor of LIA as our layers hold it: biases `(1, C, 1, 1)` as `(C)`, modulated weights `(1, O, I, k, k)` as `(O, I, k, k)`."
+def rearranged(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    "A tensor of LIA as our layers hold it: biases `(1, C, 1, 1)` as `(C)`, modulated weights `(1, O, I, k, k)` as `(O, I, k, k)`, inputs first where the grid doubles."
     if name.endswith("bias") and tensor.dim() == 4: return tensor.squeeze((0, 2, 3))
-    return tensor.squeeze(0) if tensor.dim() == 5 else tensor
+    if tensor.dim() != 5: return tensor
+    return tensor.squeeze(0).transpose(0, 1) if re.match(r"dec\.convs\.\d*[02468]\.", name) else tensor.squeeze(0)
 
 def lia_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "The tensors of LIA that frames depend on, as our layers hold them."
-    return {k: without_unit_axes(k, v) for k, v in state.items() if not any(fnmatch(k, idle) for idle in LIA_IDLE)}
+    return {k: rearranged(k, v) for k, v in state.items() if not any(fnmatch(k, idle) for idle in LIA_IDLE)}
 
 # %% ../../nbs/39_models.official.ipynb #fc94fe7e
 def read_networks(method: str, path: str | Path) -> dict[str, dict[str, torch.Tensor]]:
