@@ -33,6 +33,8 @@ repro: $(STAMP) ## run the whole pipeline, as far as anything changed, and print
 	@$(BIN)/animrepro claims
 
 sweep: $(STAMP) ## run the ablations too (nbs/ablations)
+	@$(BIN)/dvc repro data landmarks
+	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -I STAGE $(BIN)/dvc --wait-for-lock repro --single-item STAGE
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
 
 test: $(STAMP) ## run every notebook and all checks

@@ -307,7 +307,7 @@ def test_tables_of_lia(lia):
     assert "video FID" in (folder / "lia_table2.md").read_text() and "LIA: no row" not in (folder / "lia_table1.md").read_text()
     for name in ("iw_table3", "tpsmm_table2", "lia_table3"):
         text = (folder / f"{name}.md").read_text()
-        assert "not run" in text and not blocks_of(text, "This run") and not blocks_of(text, "Record")
+        assert "Nobody was asked" in text and not blocks_of(text, "This run") and not blocks_of(text, "Record")
 
 
 def test_verdicts_on_lia(lia):

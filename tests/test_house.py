@@ -188,7 +188,7 @@ def test_ablations_are_stored_empty_with_parameters():
 
 # ---- floors --------------------------------------------------------------------------------------------------------------------------
 
-def floor(number: int) -> int: return next(f for f, last in enumerate((9, 19, 29, 39, 54, 62, 99)) if number <= last)
+def floor(number: int) -> int: return next(f for f, last in enumerate((9, 19, 29, 39, 54, 63, 99)) if number <= last)
 
 
 FLOORS = {p: floor(nb.number) for nb in LIBRARY if nb.number is not None and (p := module_file(f"animrepro.{nb.module}".removesuffix(".__init__")))}

@@ -164,11 +164,11 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
 @extend(ImplicitWarping)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (IW appendix D)."
-    source, motion = self.encode(batch.sources), self.motion(batch.driving)
+    frames, deformation = len(batch.driving), random_deformation(batch.seeds, batch.driving.device)
+    both = self.motion(torch.cat([batch.driving, deformation.images(batch.driving)]))
+    source, motion, deformed = self.encode(batch.sources), both[:frames], both[frames:]
     rendering = self.render(source, motion, keep=self.keep(batch, source))
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    deformation = random_deformation(batch.seeds, batch.driving.device)
-    deformed = self.motion(deformation.images(batch.driving))
     terms["equivariance"] = criterion.config.equivariance * equivariance(motion.points, deformed.points, deformation)
     return rendering, terms
 
