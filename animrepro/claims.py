@@ -227,7 +227,8 @@ def show_tested(claim: Claim, ours: Verdict, new: Verdict) -> list[str]:
     answer = next(a for a in ("differs", "agrees", "not run", "no record") if a in answers and (a != "not run" or any(ours.measured)))
     q, a, b = next(x for x, y in zip(quantities, answers) if y == answer and (x[1] or x[2]))
     share = f" {answers.count(answer)}/{len(answers)}" if answer in ("agrees", "differs") and len(answers) > 1 else ""
-    return [f"{claim.title:<46}{claim.published:<38}{word:>16}", f"   {q.label:<37}{summary(q, a):<24}{summary(q, b):<24}{answer + share:>12}"]
+    fit = lambda text, width: textwrap.shorten(text, width - 1, placeholder=" …").ljust(width)
+    return [f"{fit(claim.title, 46)}{claim.published:<38}{word:>16}", f"   {fit(q.label, 37)}{summary(q, a):<24}{summary(q, b):<24}{answer + share:>12}"]
 
 # %% ../nbs/62_claims.ipynb #29f675a5
 def show_untested(claims: list[tuple[Claim, Verdict]]) -> list[str]:
