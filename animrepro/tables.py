@@ -10,12 +10,13 @@ __all__ = ['NAMES', 'ORDER', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN
            'find_gains', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent', 'name_keys',
            'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks', 'our_blocks', 'by_mode', 'notes',
            'missing_block', 'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement',
-           'disagreement_blocks', 'calibration_blocks', 'to_markdown', 'escape_latex', 'to_latex', 'to_long',
-           'write_bytes', 'write_text', 'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge', 'promote',
-           'seal', 'training_folder', 'copy_record', 'copy_weights']
+           'disagreement_blocks', 'calibration_blocks', 'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex',
+           'to_long', 'write_bytes', 'write_text', 'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge',
+           'promote', 'seal', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/60_tables.ipynb #1bdcbfae
 import itertools, json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -482,15 +483,17 @@ def calibration_blocks(title: str, evidence: Evidence) -> list[Block]:
     return blocks
 
 # %% ../nbs/60_tables.ipynb #6bad7a28
+def markdown_lines(head: Iterable[str], rows: Iterable[Iterable]) -> str:
+    "Head and rows of a table as Markdown."
+    head = list(head)
+    return "\n".join("| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |" for r in (head, ["---"] * len(head), *rows))
+
 def to_markdown(title: str, blocks: list[Block], level: int = 1) -> str:
     "A table as Markdown. `level` is that of the heading."
     text = [f"{'#' * level} {title}\n"]
-    safe = lambda v: str(v).replace("|", "\\|")
     for b in blocks:
         text.append(f"{'#' * (level + 1)} {b.title}\n")
-        if b.cells is not None:
-            rows = [list(b.cells), ["---"] * b.cells.shape[1], *b.cells.itertuples(index=False)]
-            text.append("\n".join("| " + " | ".join(map(safe, r)) + " |" for r in rows) + "\n")
+        if b.cells is not None: text.append(markdown_lines(b.cells, b.cells.itertuples(index=False)) + "\n")
         text += [f"{note}\n" for note in b.notes]
     return "\n".join(text)
 
