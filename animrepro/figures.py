@@ -734,8 +734,8 @@ def gap_figure(table: pd.DataFrame) -> Figure:
         for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
             quarters = rows.groupby("quarter", observed=True)
             means = pd.DataFrame([bootstrap_mean(q[metric].to_numpy(), q["clip"].to_numpy(), seed=0, weighting="frame") for _, q in quarters])
-            look = dict(color=GREY, ls="--") if method == "copy" else dict(color=colour_of(method))
-            ax.errorbar(quarters.gap.mean() + 0.05 * i, means.value, yerr=[means.value - means.low, means.high - means.value], fmt="o-", ms=3, capsize=2, lw=1, label=NAMES.get(method, method), **look)
+            look = dict(color=GREY, ls="--") if method == "copy" else dict(color=colour_of(method), ls="-")
+            ax.errorbar(quarters.gap.mean() + 0.05 * i, means.value, yerr=[means.value - means.low, means.high - means.value], marker="o", ms=3, capsize=2, lw=1, label=NAMES.get(method, method), **look)
         ax.set(xlabel="gap to the source (pixels)", title=SOURCE_METRICS[metric])
     fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=3)
     return fig
