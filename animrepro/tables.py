@@ -76,7 +76,8 @@ def sweep_of(scores: pd.DataFrame) -> pd.Series:
 # %% ../nbs/60_tables.ipynb #a70c0c89
 NAMES = {  # methods as people call them; of two methods the one that stands here first is compared with the other
     "copy": "copy of source 1", "implicit_warping": "Implicit Warping", "tpsmm": "TPSMM", "lia": "LIA", "fomm": "FOMM", "mraa": "AA-PCA (MRAA)",
-    "mraa_no_background": "MRAA without background", "fv2v": "face-vid2vid", "monkey_net": "Monkey-Net", "x2face": "X2Face"}
+    "mraa_no_background": "MRAA without background", "fv2v": "face-vid2vid", "monkey_net": "Monkey-Net", "x2face": "X2Face",
+    "fomm_reference": "FOMM, authors' code", "tpsmm_reference": "TPSMM, authors' code"}
 ORDER = {method: i for i, method in enumerate(NAMES)}
 
 # %% ../nbs/60_tables.ipynb #bfed5521
@@ -88,6 +89,9 @@ COMPONENTS = {  # variants of a sweep: method, variant, name
     "tpsmm_size": [("tpsmm", f"k{k}", f"K = {k} ({16 * k + 6} numbers)") for k in (2, 4, 8)],
     "lia_dictionary": [("lia", "no_dictionary", "without dictionary"), ("lia", "full", "with dictionary (full)")],  # LIA, Table 4
     "lia_directions": [("lia", f"m{m}", f"M = {m}") for m in (5, 10, 20, 40, 100)],  # LIA, Table 5
+    "reference": [("fomm", "fomm", "as here"), ("fomm_reference", "fomm-published", "published recipe"), ("fomm_reference", "fomm-scheduled", "recipe of ours"),
+                  ("tpsmm", "tpsmm", "as here"), ("tpsmm", "tpsmm-wide", "ResNets as wide as theirs"), ("tpsmm_reference", "tpsmm-published", "published recipe"),
+                  ("tpsmm_reference", "tpsmm-scheduled", "recipe of ours")],  # notebook 76
 }
 VARIANTS = {(method, variant): name for part in COMPONENTS.values() for method, variant, name in part} | {("mraa", f"k{k}"): f"K = {k} ({6 * k + 6} numbers)" for k in (5, 10, 20)}
 
@@ -96,9 +100,10 @@ def variants(*parts: str) -> tuple[tuple[str, str], ...]:
     "The (method, variant) of some parts of `COMPONENTS`."
     return tuple(v[:2] for part in parts for v in COMPONENTS[part])
 
-COMPARED = {(b, a) for part in COMPONENTS if part != "lia_directions" for a, b in itertools.pairwise(variants(part))}  # (method, variant) of both
+COMPARED = {(b, a) for part in COMPONENTS if part not in ("lia_directions", "reference") for a, b in itertools.pairwise(variants(part))}  # (method, variant) of both
 COMPARED |= {(("lia", "m20"), v) for v in variants("lia_directions") if v[1] != "m20"} | {(("tpsmm", "full"), ("tpsmm", "tps"))}
 COMPARED |= {(("tpsmm", f"k{2 * n}"), ("fomm", f"k{5 * n}")) for n in (1, 2, 4)}
+COMPARED |= {(a, b) for a, b in itertools.product(variants("reference"), repeat=2) if b[0] == f"{a[0]}_reference"}
 
 # %% ../nbs/60_tables.ipynb #90eb0ccf
 Term = tuple[str, int]  # run, number of sources
@@ -287,6 +292,7 @@ class Table:
     one_source: bool = True
     sweep: tuple[tuple[str, str], ...] = ()  # (method, variant) of its rows, in order; empty for main runs
     signed: bool = False
+    made_by: str = "`make sweep` makes them"
 
 # %% ../nbs/60_tables.ipynb #04e60e99
 IW_SCORES, TPSMM_SCORES, LIA_SCORES = ["psnr", "l1", "lpips", "akd", "mkr", "fid"], ["l1", "akd", "mkr", "aed", "lpips", "psnr", "jitter"], ["l1", "akd", "mkr", "aed", "lpips"]
@@ -305,6 +311,8 @@ TABLES = [
     Table("lia_table4", "With and without a motion dictionary (LIA, Table 4)", "LIA", "4", ["variant", "seed"], LIA_SCORES, sweep=variants("lia_dictionary")),
     Table("lia_table5", "Number of directions (LIA, Table 5)", "LIA", "5", ["variant", "seed"], LIA_SCORES, sweep=variants("lia_directions")),
     Table("lia_table6", "LIA beside full MRAA (LIA, Table 6)", "LIA", "6", ["method", "seed"], LIA_SCORES, methods=("lia", "mraa")),
+    Table("reference", "Beside the authors' code: same batches, steps and seed", "", "", ["method", "variant", "seed"], ["psnr", "l1", "lpips", "akd", "mkr"], sweep=variants("reference"),
+          made_by="`nbs/ablations/76_reference.ipynb` says how they are made"),
     Table("gains", "Gains: row minus opponent", "", "", ["method", "variant", "sources", "minus", "seed"], ["psnr", "l1", "lpips", "akd", "mkr", "jitter"], signed=True),
     Table("truth", "What only puppets can measure", "", "", ["method", "sources", "seed"], ["epe", *CROSS.values()], one_source=False),
     Table("cross", "Cross-identity animation by mode (puppets, one source)", "", "", ["method", "mode", "seed"], list(CROSS.values())),
@@ -369,7 +377,7 @@ def our_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
         if "mode" in table.keys: part, metrics = by_mode(part), ["cross_psnr"]
         cells = by_variant(part, table) if table.sweep else grid(part, table.keys, metrics, table.signed)
         blocks.append(Block(f"{title}: {dataset}, {scale} scale" + f", sweep {sweep}" * bool(sweep), cells, notes(part, metrics, cells, evidence)))
-    return blocks or [Block(title, None, (f"not run: {evidence.folder.parent.name}/{evidence.folder.name} has no scores for this table yet" + "; `make sweep` makes them" * bool(table.sweep) + ".",))]
+    return blocks or [Block(title, None, (f"not run: {evidence.folder.parent.name}/{evidence.folder.name} has no scores for this table yet" + f"; {table.made_by}" * bool(table.sweep) + ".",))]
 
 # %% ../nbs/60_tables.ipynb #435bbff6
 def by_mode(part: pd.DataFrame) -> pd.DataFrame:
