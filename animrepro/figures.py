@@ -196,7 +196,7 @@ def weights_by_kind(shares: np.ndarray, part: np.ndarray, puppet: np.ndarray, su
 # %% ../nbs/61_figures.ipynb #1138d505
 @torch.inference_mode()
 def choice_numbers(model: Animator, store: FrameStore) -> dict:
-    "Mean weight by kind of cell (`weights_by_kind`) with its interval over the test clips, and the number of such cells. Two sources, as `evaluate` takes them."
+    "Mean weight by kind of cell (`weights_by_kind`) with its interval over the test clips, and the number of such cells; None without any. Two sources, as `evaluate` takes them."
     rows = []
     for clip in store.split("test"):
         about, frames = store.clips[clip], to_float(store.frames(clip))
@@ -208,7 +208,7 @@ def choice_numbers(model: Animator, store: FrameStore) -> dict:
     for kind, part in pd.concat(rows).groupby("kind"):
         mean = bootstrap_mean(part.weight.to_numpy(), part["clip"].to_numpy(), seed=0)
         numbers |= {kind: mean.value, f"{kind}_low": mean.low, f"{kind}_high": mean.high, f"{kind}_cells": int(part.cells.sum())}
-    return numbers
+    return {name: None if np.isnan(value) else value for name, value in numbers.items()}
 
 # %% ../nbs/61_figures.ipynb #9e505926
 def poses() -> dict[str, Motion]:
@@ -717,7 +717,8 @@ def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", 
         wide = wide.assign(lead=wide[method] - wide[than]).dropna(subset="lead")
         parts = wide.groupby(["clip", "quarter"], observed=False).lead.agg(["sum", "count"]).unstack()
         drawn = rng(0, "gap").multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=resamples)
-        means = {q: [w @ parts["sum", q] / (w @ parts["count", q]) for w in (np.ones(len(parts)), drawn)] for q in (QUARTERS[0], QUARTERS[-1])}
+        with np.errstate(invalid="ignore"):  # few clips: a draw may hold no frame of a quarter
+            means = {q: [w @ parts["sum", q].to_numpy() / (w @ parts["count", q].to_numpy()) for w in (np.ones(len(parts)), drawn)] for q in (QUARTERS[0], QUARTERS[-1])}
         means["growth"] = [far - near for near, far in zip(*means.values())]
         for name, (value, spread) in means.items():
             low, high = np.nanquantile(spread, (0.025, 0.975))

@@ -5,10 +5,10 @@ from PIL import Image
 from animrepro.core import UserError, load_params, to_uint8
 from animrepro.data.catalog import dataset_entry, prepare
 from animrepro.data.store import FrameStore
-from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_table, summarise
+from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_rows, save_table, summarise
 from animrepro.checkpoint import load_weights
-from animrepro.figures import (Example, animation, blending, busiest_column, candidates, colour_of, continuity_figure, contributions_figure, directions_figure, examples, grid_figure, held, largest_maps, look_inside, masks_figure,
-                               masks_of, painted, reconstruction_rows, references, spread_of, sources_figure, write_figures)
+from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of, continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
+                               look_inside, masks_figure, masks_of, painted, pose_gaps, reconstruction_rows, references, shown_by, spread_of, sources_figure, weights_by_kind, write_figures)
 from animrepro.models.contract import METHODS, create_model
 from animrepro.train import method_config, train
 from animrepro.warp import make_grid
@@ -59,6 +59,7 @@ def project(tmp_path_factory):
         for seed in (0, 1): models[method, seed] = load_weights(train(store, method, config, seed, run / "train" / f"tiny-{method}-{seed}"))
     for (method, seed), model in models.items():
         rows = evaluate(model, store, EvaluateConfig(), Instruments(), puppets=True)
+        save_rows(run / "evaluate" / f"tiny-{method}-{seed}" / "rows.parquet", rows)
         save_table(run / "evaluate" / f"tiny-{method}-{seed}" / "scores.csv", summarise(rows, dataset="puppets", scale="smoke", method=method, variant="full", seed=seed, steps=2, run="r"))
     return root
 
@@ -80,8 +81,8 @@ def figures(project):
 
 
 def test_every_figure_is_there(figures):
-    pictures = ("reconstruction", "choice", "strengths", "sparsity", "curves", "sources", "continuity", "contributions", "masks", "grid", "probe", *LIA_PICTURES)
-    assert {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in pictures} | {"tiny_animation.gif"} | {f"tiny_{n}.json" for n in ("sparsity", "strengths", "probe", "dictionary", "references")}
+    pictures = ("reconstruction", "choice", "strengths", "sparsity", "curves", "sources", "continuity", "contributions", "masks", "grid", "probe", "gap", *LIA_PICTURES)
+    assert {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in pictures} | {"tiny_animation.gif"} | {f"tiny_{n}.json" for n in ("sparsity", "strengths", "choice", "gap", "probe", "dictionary", "references")}
     for name in pictures:
         with Image.open(figures / f"tiny_{name}.png") as picture: assert min(picture.size) > 150 and round(picture.info["dpi"][0]) == 150
 
@@ -100,6 +101,10 @@ def test_numbers_beside_the_pictures(figures):
     assert json.loads((figures / "tiny_references.json").read_text())["clips"] == 3
     told = json.loads((figures / "tiny_probe.json").read_text())
     assert {f"{method}_motion_{name}{end}" for method in METHOD_NAMES for name in ("yaw", "skin") for end in ("", "_low", "_high")} | {"lia_appearance_skin", "lia_concentration"} <= set(told)
+    choice = json.loads((figures / "tiny_choice.json").read_text())
+    assert 0.5 <= choice["both_low"] <= choice["both"] <= choice["both_high"] <= 1 and choice["both_cells"] > 0
+    gap = json.loads((figures / "tiny_gap.json").read_text())
+    assert gap["psnr_growth"] == pytest.approx(gap["psnr_farthest"] - gap["psnr_nearest"]) and gap["psnr_growth_low"] <= gap["psnr_growth"] <= gap["psnr_growth_high"]
     assert strengths["compared"] <= strengths["on_a_landmark"] <= strengths["keypoints"] == 5 and {"correlation", "low", "high"} <= set(strengths)
 
 
@@ -127,7 +132,7 @@ def test_methods_that_were_not_trained_are_left_out(project, figures, tmp_path):
         hide("tpsmm"); hide("fomm"); hide("lia")
         for file in figures.iterdir(): file.unlink()
         write_figures(project)
-        assert set(kept) - {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in ("contributions", "masks", "grid", *LIA_PICTURES)} | {"tiny_dictionary.json", "tiny_references.json"}
+        assert set(kept) - {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in ("contributions", "masks", "grid", *LIA_PICTURES)} | {"tiny_dictionary.json", "tiny_references.json", "tiny_gap.json"}
         hide("implicit_warping")
         with pytest.raises(UserError, match="no weights for tiny; run `animrepro train`"): write_figures(project)
     finally:
@@ -204,6 +209,30 @@ def test_sources_has_a_line_per_run_and_a_panel_per_metric():
     scores = pd.DataFrame([dict(method=m, seed=0, sources=n, metric=k, value=5.0, low=4.0, high=7.0) for m in METHOD_NAMES for n in (1, 2, 3) for k in ("psnr", "akd", "epe")])
     fig = sources_figure(scores, scores.head(0))
     assert [len(ax.containers) for ax in fig.axes] == [4, 4] and [t.get_text() for t in fig.legends[0].get_texts()] == ["Implicit Warping", "TPSMM", "FOMM", "LIA"]
+
+
+def test_a_frame_shows_itself_and_little_of_what_is_turned_away(project):
+    store = FrameStore(project / "data" / "tiny.zip")
+    about = store.clips[store.split("test")[0]]
+    part, puppet = shown_by(about, [0, 7], [0, 7], 32, (4, 4))
+    assert part.shape == (2, 2, 4, 4) and puppet.shape == (2, 4, 4) and (part <= puppet).all()
+    for i in range(2): assert part[i, i].sum() > 0.8 * puppet[i].sum() and part[i, i].sum() >= part[1 - i, i].sum()
+
+
+def test_weight_counts_only_where_it_is_known_who_shows():
+    nobody = np.zeros((2, 1, 2, 2))
+    found = weights_by_kind(np.full((2, 1, 2, 2), 0.4), nobody, np.ones((1, 2, 2)))
+    assert all(np.isnan(weight).all() and cells == [0] for weight, cells in found.values())
+
+
+def test_gap_splits_scores_by_the_true_distance(project):
+    gaps = pose_gaps(FrameStore(project / "data" / "tiny.zip"))
+    assert (gaps[gaps.frame == 0].gap == 0).all() and (gaps[gaps.frame > 0].gap > 0).all()
+    rows = gaps[gaps.frame > 0].assign(sources=1, psnr=20.0)[["clip", "frame", "sources", "psnr"]]
+    table = by_gap({"fomm": rows, "tpsmm": rows.assign(psnr=21.0), "lia": rows.assign(sources=2)}, gaps)
+    assert set(table.method) == {"fomm", "tpsmm"} and table.groupby("quarter", observed=True).gap.max().is_monotonic_increasing
+    told = gap_numbers(table)
+    assert told["psnr_nearest"] == told["psnr_farthest"] == 1 and told["psnr_growth"] == told["psnr_growth_low"] == told["psnr_growth_high"] == 0
 
 
 def test_a_walk_of_no_step_is_the_source_redrawn(models, shown):
