@@ -89,8 +89,8 @@ COMPONENTS = {  # variants of a sweep: method, variant, name
     "tpsmm_size": [("tpsmm", f"k{k}", f"K = {k} ({16 * k + 6} numbers)") for k in (2, 4, 8)],
     "lia_dictionary": [("lia", "no_dictionary", "without dictionary"), ("lia", "full", "with dictionary (full)")],  # LIA, Table 4
     "lia_directions": [("lia", f"m{m}", f"M = {m}") for m in (5, 10, 20, 40, 100)],  # LIA, Table 5
-    "reference": [("fomm", "fomm", "as here"), ("fomm_reference", "fomm-published", "published recipe"), ("fomm_reference", "fomm-scheduled", "recipe of ours"),
-                  ("tpsmm", "tpsmm", "as here"), ("tpsmm", "tpsmm-wide", "ResNets as wide as theirs"), ("tpsmm_reference", "tpsmm-published", "published recipe"),
+    "reference": [("fomm", "fomm", "as here"), ("fomm", "fomm-same", "their architecture and recipe"), ("fomm_reference", "fomm-published", "published recipe"), ("fomm_reference", "fomm-scheduled", "recipe of ours"),
+                  ("tpsmm", "tpsmm", "as here"), ("tpsmm", "tpsmm-wide", "ResNets as wide as theirs"), ("tpsmm", "tpsmm-same", "their architecture and recipe"), ("tpsmm_reference", "tpsmm-published", "published recipe"),
                   ("tpsmm_reference", "tpsmm-scheduled", "recipe of ours")],  # notebook 76
 }
 VARIANTS = {(method, variant): name for part in COMPONENTS.values() for method, variant, name in part} | {("mraa", f"k{k}"): f"K = {k} ({6 * k + 6} numbers)" for k in (5, 10, 20)}
