@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['COLOURS', 'SOURCES', 'EXTRA', 'GREY', 'STYLE', 'SEVERAL', 'TOP_K', 'MAPS', 'STEPS', 'SOURCE_METRICS', 'QUARTERS',
            'CELL', 'HEAD', 'GAP', 'colour_of', 'styled', 'show', 'row_label', 'Example', 'examples', 'frames_of',
-           'redraw', 'reconstruction_rows', 'reconstruction_figure', 'mixture', 'tint', 'choice_figure', 'shown_by',
-           'weights_by_kind', 'choice_numbers', 'poses', 'strengths_figure', 'strength_table', 'strength_numbers',
-           'attention_mass', 'top_k_psnr', 'sparsity_numbers', 'sparsity_figure', 'map_colour', 'enlarged', 'painted',
-           'look_inside', 'blending', 'contributions_figure', 'masks_of', 'masks_figure', 'candidates', 'pixels',
-           'draw_lattice', 'largest_maps', 'grid_figure', 'spread_of', 'directions_figure', 'references',
-           'reference_figure', 'reference_numbers', 'flow_colours', 'levels_figure', 'r2_panel', 'heat_panel',
-           'probe_figure', 'probe_numbers', 'busiest_column', 'redraw_clip', 'jitter_panel', 'continuity_figure',
-           'curves_figure', 'sources_figure', 'pose_gaps', 'by_gap', 'gap_numbers', 'gap_figure', 'cell', 'still_cells',
-           'rows_of', 'performed', 'animation', 'held', 'save_gif', 'save_figure', 'scored', 'read_scores',
-           'attention_figures', 'blending_figures', 'lia_figures', 'trained_models', 'write_figures']
+           'redraw', 'reconstruction_rows', 'reconstruction_figure', 'mixture', 'tint', 'choice_figure', 'puppet_of',
+           'shown_by', 'weights_by_kind', 'choice_numbers', 'poses', 'strengths_figure', 'strength_table',
+           'strength_numbers', 'attention_mass', 'top_k_psnr', 'sparsity_numbers', 'sparsity_figure', 'map_colour',
+           'enlarged', 'painted', 'look_inside', 'blending', 'contributions_figure', 'masks_of', 'masks_figure',
+           'candidates', 'pixels', 'draw_lattice', 'largest_maps', 'grid_figure', 'spread_of', 'directions_figure',
+           'references', 'reference_figure', 'reference_numbers', 'flow_colours', 'levels_figure', 'r2_panel',
+           'heat_panel', 'probe_figure', 'probe_numbers', 'busiest_column', 'redraw_clip', 'jitter_panel',
+           'continuity_figure', 'curves_figure', 'sources_figure', 'pose_gaps', 'by_gap', 'gap_numbers', 'gap_figure',
+           'cell', 'still_cells', 'rows_of', 'performed', 'animation', 'held', 'save_gif', 'save_figure', 'scored',
+           'read_scores', 'attention_figures', 'blending_figures', 'lia_figures', 'trained_models', 'write_figures']
 
 # %% ../nbs/61_figures.ipynb #38099a73
 import functools, math
@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .checkpoint import load_weights
 from .core import UserError, load_params, rng, to_float, to_uint8, write_atomic
 from .data.catalog import prepared
-from .data.puppets import Motion, correspondence, render, sample_identity, sample_motion
+from .data.puppets import Identity, Motion, correspondence, render, sample_identity, sample_motion
 from .data.store import Clip, FrameStore
 from .dictionary import direction_sweep
 from .evaluate import EvaluateConfig, scored_frames, source_frames
@@ -174,9 +174,13 @@ def choice_figure(model: Animator, shown: list[Example]) -> Figure:
     return fig
 
 # %% ../nbs/61_figures.ipynb #05144eac
+def puppet_of(about: Clip) -> tuple[Identity, Motion]:
+    "Who is in a clip of puppets, and how it moves."
+    return sample_identity(about.meta["identity"]), sample_motion(about.meta["motion"], about.frames)
+
 def shown_by(about: Clip, sources: list[int], targets: list[int], size: int, cells: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     "For frames `targets` of a puppet clip in `cells` (h, w): the part of each cell that frames `sources` show too `(S, N, h, w)`, and that is puppet `(N, h, w)`."
-    identity, motion = sample_identity(about.meta["identity"]), sample_motion(about.meta["motion"], about.frames)
+    identity, motion = puppet_of(about)
     puppet = render(identity, motion[targets], size).parts > 0
     valid = np.stack([correspondence(identity, motion, np.full(len(targets), s), np.array(targets), size)[1] for s in sources])
     part = lambda of: of.reshape(*of.shape[:-2], cells[0], size // cells[0], cells[1], size // cells[1]).mean((-3, -1))
@@ -251,7 +255,7 @@ def strength_table(model: Animator, store: FrameStore, near: float = 0.25) -> pd
     clips, points, strengths, landmarks, visible = [], [], [], [], []
     for clip in store.split("test"):
         about = store.clips[clip]
-        truth = render(sample_identity(about.meta["identity"]), sample_motion(about.meta["motion"], about.frames), store.size)
+        truth = render(*puppet_of(about), store.size)
         found = model.motion(to_float(store.frames(clip)))
         clips += [about.name] * about.frames
         for into, part in zip((points, strengths, landmarks, visible), (found.points.numpy(), found.strengths.numpy(), truth.landmarks, truth.visible)): into.append(part)
@@ -692,7 +696,7 @@ def pose_gaps(store: FrameStore) -> pd.DataFrame:
     tables = []
     for clip in store.split("test"):
         about = store.clips[clip]
-        points = render(sample_identity(about.meta["identity"]), sample_motion(about.meta["motion"], about.frames), store.size).landmarks
+        points = render(*puppet_of(about), store.size).landmarks
         gap = np.linalg.norm(points - points[:1], axis=-1).mean(-1) * store.size / 2
         tables.append(pd.DataFrame(dict(clip=about.name, frame=np.arange(about.frames), gap=gap)))
     return pd.concat(tables, ignore_index=True)
