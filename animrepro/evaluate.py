@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from .core import UserError, to_float, write_atomic
-from .data.puppets import correspondence, render, sample_identity, sample_motion
+from .data.puppets import correspondence, render, truth_of
 from .data.store import FrameStore
 from .metrics.correspondence import end_point_error
 from .metrics.faces import Mtcnn
@@ -84,7 +84,7 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
 # %% ../nbs/58_evaluate.ipynb #05a30462
 def flow_error(flow: torch.Tensor, frames: list[int], truth: dict, size: int) -> np.ndarray:
     "End-point error in pixels, on the puppet, of flows `(N, h, w, 2)` from frame 0 to `frames` of the clip whose seeds are in `truth`."
-    identity, motion = sample_identity(truth["identity"]), sample_motion(truth["motion"], max(frames) + 1)
+    identity, motion = truth_of(truth, max(frames) + 1)
     true_flow, valid = correspondence(identity, motion, np.zeros(len(frames), int), np.array(frames), size)
     # On the puppet only: the still background would flatter every method.
     valid &= render(identity, motion[np.array(frames)], size).parts > 0
@@ -98,7 +98,8 @@ CROSS = {"absolute": "cross_psnr", "relative": "cross_psnr_relative", "avd": "cr
 def cross_clip(model: Animator, frames: torch.Tensor, truth: dict, driver: torch.Tensor, driver_truth: dict, config: EvaluateConfig, device: torch.device) -> pd.DataFrame:
     "One row per drawn frame and number of sources: PSNR of puppet `truth` performing the motion of `driver_truth` against the true picture."
     ts, tables = list(range(0, len(driver), config.cross_every)), []
-    true = to_float(render(sample_identity(truth["identity"]), sample_motion(driver_truth["motion"], len(driver))[ts], frames.shape[-1]).frames).to(device)
+    who, moves = truth_of(truth, 1)[0], truth_of(driver_truth, len(driver))[1]
+    true = to_float(render(who, moves[ts], frames.shape[-1]).frames).to(device)
     motion = model.motion(driver[ts].to(device))
     for count in config.sources:
         source, row = model.encode(frames[source_frames(count, len(frames))][None].to(device)), dict(sources=count, frame=ts)
@@ -108,10 +109,12 @@ def cross_clip(model: Animator, frames: torch.Tensor, truth: dict, driver: torch
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/58_evaluate.ipynb #cc7e21b5
-def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instruments: Instruments | Panel, puppets: bool, device: torch.device | str = "cpu") -> pd.DataFrame:
-    "Scores all test clips: one row per frame and number of sources; cross-identity scores are rows of their own."
-    device, tables, clips = torch.device(device), [], store.split("test")
-    if not clips: raise UserError(f"{store.path}: has no test clips; prepare the data set with some")
+def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instruments: Instruments | Panel, puppets: bool, device: torch.device | str = "cpu",
+             split: str = "test") -> pd.DataFrame:
+    """Scores all clips of a split: one row per frame and number of sources; cross-identity scores are rows of their own.
+    Recipes are chosen on `valid`; `test` is for the record."""
+    device, tables, clips = torch.device(device), [], store.split(split)
+    if not clips: raise UserError(f"{store.path}: has no {split} clips; prepare the data set with some")
     load = lambda clip: to_float(store.frames(clip, range(store.clips[clip].frames)[:config.max_frames]))
     for clip, following in zip(tqdm(clips, "evaluate", unit="clip", disable=None), clips[1:] + clips[:1]):
         meta, frames = store.clips[clip].meta, load(clip)

@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .checkpoint import load_weights
 from .core import UserError, load_params, rng, to_float, to_uint8, write_atomic
 from .data.catalog import prepared
-from .data.puppets import Identity, Motion, correspondence, render, sample_identity, sample_motion
+from .data.puppets import FRAMINGS, Identity, Motion, correspondence, render, sample_identity, truth_of
 from .data.store import Clip, FrameStore
 from .dictionary import direction_sweep
 from .evaluate import EvaluateConfig, scored_frames, source_frames
@@ -176,7 +176,7 @@ def choice_figure(model: Animator, shown: list[Example]) -> Figure:
 # %% ../nbs/61_figures.ipynb #05144eac
 def puppet_of(about: Clip) -> tuple[Identity, Motion]:
     "Who is in a clip of puppets, and how it moves."
-    return sample_identity(about.meta["identity"]), sample_motion(about.meta["motion"], about.frames)
+    return truth_of(about.meta, about.frames)
 
 def shown_by(about: Clip, sources: list[int], targets: list[int], size: int, cells: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     "For frames `targets` of a puppet clip in `cells` (h, w): the part of each cell that frames `sources` show too `(S, N, h, w)`, and that is puppet `(N, h, w)`."
@@ -218,7 +218,8 @@ def choice_numbers(model: Animator, store: FrameStore) -> dict:
 def poses() -> dict[str, Motion]:
     "One-frame motions of the puppet, by name; the first is the rest pose with which the others are compared. Left and right are of the picture."
     number = lambda v: np.array([v], np.float32)
-    rest = Motion(**{f.name: number(float(f.name == "scale")) for f in fields(Motion)})
+    camera = {"scale": FRAMINGS["portrait"].zoom, "ty": FRAMINGS["portrait"].drop}
+    rest = Motion(**{f.name: number(camera.get(f.name, 0.0)) for f in fields(Motion)})
     shut = number(1.0)
     return {"reference": rest, "both eyes closed": replace(rest, blink_left=shut, blink_right=shut), "left eye closed": replace(rest, blink_left=shut),
             "right eye closed": replace(rest, blink_right=shut), "mouth open": replace(rest, mouth_open=shut),
@@ -792,8 +793,8 @@ def animation(models: dict[str, Animator], store: FrameStore, puppets: bool, sou
     label = lambda method: f"{NAMES.get(method, method)}\n{count[method]} source{'s' * (count[method] > 1)}"
     rows = [rows_of(chosen, {"driving": frames, "truth\nthe driving video": frames} | {label(m): frames_of(model, given[m], frames) for m, model in models.items()})]
     if puppets:
-        identity, motion = store.clips[clips[0]].meta["identity"], store.clips[clips[1 % len(clips)]].meta["motion"]
-        truth = to_float(render(sample_identity(identity), sample_motion(motion, len(driver)), store.size).frames)
+        (identity, _), (_, motion) = (truth_of(store.clips[clips[i % len(clips)]].meta, len(driver)) for i in (0, 1))
+        truth = to_float(render(identity, motion, store.size).frames)
         rows.append(rows_of(chosen, {"driving": driver, "truth\nno model sees it": truth} | {label(m): performed(model, given[m], driver) for m, model in models.items()}))
     return np.concatenate(rows, 1)
 

@@ -18,9 +18,11 @@ from .weights import find_weights
 
 # %% ../nbs/27_losses.ipynb #ba9ca842
 def pyramid(images: torch.Tensor, levels: int) -> list[torch.Tensor]:
-    "Images `(B, 3, H, W)` at full size, half, quarter, ...: `levels` of them."
-    out = [images]
-    for _ in range(levels - 1): out.append(F.avg_pool2d(out[-1], 2))
+    "Images `(B, 3, H, W)` at full size, half, quarter, ...: `levels` of them, each blurred before it is thinned out."
+    out, line = [images], images.new_tensor([1, 3, 3, 1]) / 8
+    for _ in range(levels - 1):
+        wide = F.pad(out[-1].flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
+        out.append(F.conv2d(F.conv2d(wide, line.view(1, 1, 1, 4), stride=(1, 2)), line.view(1, 1, 4, 1), stride=(2, 1))[:, 0].unflatten(0, images.shape[:2]))
     return out
 
 # %% ../nbs/27_losses.ipynb #a3877bad
@@ -118,6 +120,7 @@ class LossConfig:
     adversarial: float = 0.0
     feature_matching: float = 10.0
     discriminator: Literal["patch", "stylegan2"] = "patch"  # patch: hinge and feature matching; stylegan2: non-saturating and R1
+    discriminator_width: int = 64
     r1: float = 10.0
     r1_every: int = 16
 
@@ -129,7 +132,7 @@ class Criterion(nn.Module):
         self.config, self.discriminator, generator = config, None, torch_generator(seed, "discriminator")
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
         if not config.adversarial: return
-        self.discriminator = Discriminator().seeded(generator) if config.discriminator == "patch" else StyleDiscriminator(size)
+        self.discriminator = Discriminator(config.discriminator_width).seeded(generator) if config.discriminator == "patch" else StyleDiscriminator(size)
         if config.discriminator == "stylegan2": seeded_normal(self.discriminator, generator)
 
     def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -139,23 +142,19 @@ class Criterion(nn.Module):
         terms["perceptual"] = config.perceptual * self.perceptual(prediction, target)
         if self.discriminator is None: return terms
         if config.discriminator == "stylegan2": return terms | {"adversarial": config.adversarial * F.softplus(-self.discriminator(prediction)).mean()}
-        (score, _), (fake, real) = _split(self.discriminator(torch.cat([prediction, target])))
+        self.discriminator.eval()  # the spectral norm moves on in the discriminator's own step only
+        with torch.no_grad(): _, real = self.discriminator(target)
+        score, fake = self.discriminator(prediction)
         return terms | {"adversarial": -config.adversarial * score.mean(), "feature_matching": config.feature_matching * feature_matching(fake, real)}
 
     def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0, discriminator: nn.Module | None = None) -> torch.Tensor:
         "The discriminator's own loss; the prediction is taken as given. `discriminator` may be a wrapper of our own, for several processes."
         config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat([prediction.detach(), target])
+        discriminator.train()
         if config.discriminator == "patch":
-            (fake, real), _ = _split(discriminator(both))
+            fake, real = discriminator(both)[0].chunk(2)
             return hinge_discriminator(real, fake)
         fake, real = discriminator(both).chunk(2)
         loss = F.softplus(fake).mean() + F.softplus(-real).mean()
         if config.r1 and step % config.r1_every == 0: loss = loss + config.r1 / 2 * config.r1_every * r1_penalty(discriminator, target)
         return loss
-
-# %% ../nbs/27_losses.ipynb #93b346c8
-def _split(judged: tuple[torch.Tensor, list[torch.Tensor]]):
-    "Splits what the discriminator says of a batch [fake, real] into ((fake score, real score), (fake features, real features))."
-    score, features = judged
-    halves = [f.chunk(2) for f in features]
-    return score.chunk(2), ([h[0] for h in halves], [h[1] for h in halves])

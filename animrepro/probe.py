@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from .checkpoint import load_weights
 from .core import UserError, rng, to_float
-from .data.puppets import Identity, sample_identity, sample_motion
+from .data.puppets import Identity, sample_identity, truth_of
 from .data.store import FrameStore
 from .models.contract import Animator
 from .models.lia import Lia
@@ -63,8 +63,9 @@ def sample(model: Animator, store: FrameStore, split: str, every: int) -> Sample
         ts = np.arange(0, about.frames, every)
         clips += [about.name] * len(ts)
         codes.append(codes_of(model, to_float(store.frames(clip, ts))))
-        moved = {k: v[ts, None] for k, v in sample_motion(about.meta["motion"], about.frames).parameters().items()}
-        truth.append(moved | {k: np.repeat(v[None], len(ts), 0) for k, v in traits(sample_identity(about.meta["identity"])).items()})
+        identity, motion = truth_of(about.meta, about.frames)
+        moved = {k: v[ts, None] for k, v in motion.parameters().items()}
+        truth.append(moved | {k: np.repeat(v[None], len(ts), 0) for k, v in traits(identity).items()})
     if not clips: raise UserError(f"{store.path}: has no {split} clips; prepare the data set with some")
     joined = lambda parts: {k: np.concatenate([np.asarray(p[k], np.float64) for p in parts]) for k in parts[0]}
     return Sample(np.array(clips), joined(codes), joined(truth))
@@ -146,8 +147,8 @@ class Probe:
     chance: float
 
 # %% ../nbs/59_probe.ipynb #715926f9
-def probe(model: Animator | str | Path, store: FrameStore) -> Probe:
-    "Probes a model, or that of a weights file, on a store of puppets: fitted on its training clips, judged on its test clips."
+def probe(model: Animator | str | Path, store: FrameStore, split: str = "test") -> Probe:
+    "Probes a model, or that of a weights file, on a store of puppets: fitted on its training clips, judged on those of `split`."
     model = model if isinstance(model, Animator) else load_weights(model)
-    held = sample(model, store, "test", every=2)
+    held = sample(model, store, split, every=2)
     return Probe(score(sample(model, store, "train", every=8), held), *directions(held))

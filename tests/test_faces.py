@@ -6,7 +6,7 @@ from animrepro.attention import drop_regions
 from animrepro.core import UserError, sha256
 from animrepro.data import faces
 from animrepro.data.catalog import FolderEntry, Prepared, dataset_entry, prepare, prepared
-from animrepro.data.pairs import Pairs, collate
+from animrepro.data.pairs import Draw, Pairs, collate
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.store import FrameStore
 from animrepro.data.video import probe, read_frames, write_video
@@ -80,7 +80,7 @@ def test_labels_reach_training(videos, stub, tmp_path):
         assert not store.regions(i, 0).any(), "a frame without a face has no region"
         for t in range(1, clip.frames): assert np.array_equal(store.regions(i, t), faces.face_regions(FACE, 32))
     assert report.faceless == 2 and "; no face in 2 of 13 frames" in str(report) and prepared(tmp_path / "m.zip") == report
-    batch = collate([Pairs(store, "train", 1, 0)[0, i] for i in range(8)])
+    batch = collate([Pairs(store, "train", Draw(1), 0)[0, i] for i in range(8)])
     assert batch.regions.shape == (8, 1, 32, 32) and batch.regions.dtype == torch.uint8 and set(batch.regions.unique().tolist()) == {0, 1, 2, 3}
     kept = drop_regions(batch.regions, batch.seeds, 1.0, 8, 8)
     assert 0 < kept.float().mean() < 1, "semantic dropout hides these regions"

@@ -170,8 +170,8 @@ def test_fine_tuning_at_double_size_starts_from_the_weights(store, tmp_path):
 
 
 def test_batch_that_cannot_be_shared_is_refused(store):
-    from animrepro.data.pairs import Pairs, loader
-    with pytest.raises(UserError, match="choose a multiple"): loader(Pairs(store, "train", 2, 0), 5, range(1), 0, 2)
+    from animrepro.data.pairs import Draw, Pairs, loader
+    with pytest.raises(UserError, match="choose a multiple"): loader(Pairs(store, "train", Draw(2), 0), 5, range(1), 0, 2)
 
 
 def test_weights_of_another_architecture_are_refused(store, tmp_path):

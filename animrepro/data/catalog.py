@@ -43,17 +43,19 @@ TEST_OFFSET, MOTION_OFFSET, SEED_STEP = 100_000, 500_000, 1_000_000
 # %% ../../nbs/14_data.catalog.ipynb #8055060b
 @dataclass
 class PuppetsEntry(Entry):
-    "Procedural talking heads: number of train and test clips, frames per clip, seed."
+    "Procedural talking heads: number of train, validation and test clips, frames per clip, seed, and framing (see `puppets.FRAMINGS`)."
     kind: Literal["puppets"]
     train: int = 400
+    valid: int = 0
     test: int = 40
     frames: int = 32
     seed: int = 0
+    framing: Literal["portrait", "wide"] = "portrait"
 
     def __post_init__(self):
         super().__post_init__()
-        if not (0 < self.train <= TEST_OFFSET and 0 < self.test <= TEST_OFFSET and self.frames > 1):
-            raise UserError(f"puppets: {self.train} train and {self.test} test clips of {self.frames} frames; clips go from 1 to {TEST_OFFSET}, frames start at 2")
+        if not (0 < self.train and 0 <= self.valid and self.train + self.valid <= TEST_OFFSET and 0 < self.test <= TEST_OFFSET and self.frames > 1):
+            raise UserError(f"puppets: {self.train} train, {self.valid} validation and {self.test} test clips of {self.frames} frames; clips go from 1 to {TEST_OFFSET}, frames start at 2")
 
 # %% ../../nbs/14_data.catalog.ipynb #0995557f
 @dataclass
@@ -165,9 +167,10 @@ class Listing:
 # %% ../../nbs/14_data.catalog.ipynb #46ec1700
 def puppet_clips(entry: PuppetsEntry) -> list[dict]:
     "Name, split and seeds of every clip; no two clips share an identity or a motion."
-    place = [("train", i) for i in range(entry.train)] + [("test", TEST_OFFSET + i) for i in range(entry.test)]
-    first = entry.seed * SEED_STEP
-    return [dict(name=f"puppet-{first + i:07d}", split=split, meta=dict(identity=first + i, motion=first + MOTION_OFFSET + i)) for split, i in place]
+    known = [("train" if i < entry.train else "valid", i) for i in range(entry.train + entry.valid)]
+    place, first = known + [("test", TEST_OFFSET + i) for i in range(entry.test)], entry.seed * SEED_STEP
+    meta = lambda i: dict(identity=first + i, motion=first + MOTION_OFFSET + i, framing=entry.framing)
+    return [dict(name=f"puppet-{first + i:07d}", split=split, meta=meta(i)) for split, i in place]
 
 # %% ../../nbs/14_data.catalog.ipynb #bd519764
 def region_labels(parts: np.ndarray) -> np.ndarray:
@@ -182,7 +185,7 @@ CLIPS_PER_PROCESS = 128
 
 # %% ../../nbs/14_data.catalog.ipynb #cdd56bbc
 def _render_all(clips: list[dict], entry: PuppetsEntry) -> Iterator:
-    arguments = ([puppets.sample_identity(c["meta"]["identity"]) for c in clips], [puppets.sample_motion(c["meta"]["motion"], entry.frames) for c in clips])
+    arguments = [*zip(*(puppets.truth_of(c["meta"], entry.frames) for c in clips))]
     processes = min(os.cpu_count() or 1, len(clips) // CLIPS_PER_PROCESS)
     if processes < 2:
         yield from map(puppets.render, *arguments, itertools.repeat(entry.size))

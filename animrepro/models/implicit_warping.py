@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
-from ..blocks import ResBlock, UNet, UpBlock, conv, norm, seeded_init
+from ..blocks import ResBlock, UNet, UpBlock, conv, seeded_init
 from ..core import UserError, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
@@ -24,9 +24,15 @@ from ..warp import make_grid, resize
 # %% ../../nbs/31_models.implicit_warping.ipynb #acfeacea
 @dataclass
 class Config:
-    "Architecture of Implicit Warping; `size` is the side of the training pictures, a multiple of 4 · 2**levels."
+    """Architecture of Implicit Warping; `size` is the side of the training pictures, a multiple of `cell` · 2**levels. A cell of the
+    attention's grid is `cell` pixels wide."""
     size: int = 64
+    cell: Literal[2, 4] = 4
     keypoints: int = 20
+    detector_width: int = 32
+    detector_levels: int = 3
+    detector_step: int = 4
+    spread: float = 0.0
     width: int = 32
     levels: int = 3
     ceiling: int = 128
@@ -53,16 +59,17 @@ class SpatialEncoder(nn.Module):
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #d1aaaff4
 def value_encoder(config: Config) -> nn.Sequential:
-    "Three layers, two of them downsampling: `(B, 3, H, W)` to `(B, D', H/4, W/4)` (IW appendix C)."
-    quarter = config.values // 4
-    halve = lambda a, b: nn.Conv2d(a, b, 4, stride=2, padding=1)
-    return nn.Sequential(conv(3, quarter), norm(quarter), nn.ReLU(), halve(quarter, config.values // 2), norm(config.values // 2), nn.ReLU(), halve(config.values // 2, config.values))
+    "Three layers, two of them downsampling (one for cells of 2 pixels): `(B, 3, H, W)` to `(B, D', h, w)` (IW appendix C)."
+    d, halve = config.values, lambda a, b: nn.Conv2d(a, b, 4, stride=2, padding=1)
+    middle = halve if config.cell == 4 else conv
+    return nn.Sequential(conv(3, d // 4), nn.ReLU(), middle(d // 4, d // 2), nn.ReLU(), halve(d // 2, d))
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #a2ffc7b9
 def decoder(config: Config) -> nn.Sequential:
-    "Warped features `(B, D', h, w)` to a frame `(B, 3, 4h, 4w)` in [0, 1] (IW appendix C)."
-    d = config.values
-    return nn.Sequential(*(ResBlock(d) for _ in range(config.blocks)), UpBlock(d, d // 2, config.upsample), UpBlock(d // 2, d // 4, config.upsample), conv(d // 4, 3, 7), nn.Sigmoid())
+    "Warped features `(B, D', h, w)` to a frame `(B, 3, H, W)` in [0, 1] (IW appendix C)."
+    widths = [config.values // 2**i for i in range(config.cell.bit_length())]  # one halving for cells of 2 pixels, two for 4
+    up = [UpBlock(a, b, config.upsample) for a, b in zip(widths, widths[1:])]
+    return nn.Sequential(*(ResBlock(widths[0]) for _ in range(config.blocks)), *up, conv(widths[-1], 3, 7), nn.Sigmoid())
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #15abeb35
 @dataclass
@@ -82,27 +89,34 @@ class ImplicitWarping(Animator):
 
     def __init__(self, config: Config):
         super().__init__()
-        if config.size % (4 * 2**config.levels): raise UserError(f"size {config.size}: must be a multiple of {4 * 2**config.levels} for {config.levels} levels; change size or levels")
+        multiple = self.multiple(config)
+        if config.size % multiple: raise UserError(f"size {config.size}: must be a multiple of {multiple} for {config.levels} levels; change size or levels")
         self.config, self.top_k = config, None
-        self.detector = KeypointDetector(config.keypoints, config.width, config.levels, config.ceiling, config.temperature)
+        self.detector = KeypointDetector(config.keypoints, config.detector_width, config.detector_levels, config.ceiling, config.temperature, config.detector_step, config.spread)
         self.query = SpatialEncoder(config.keypoints, config)
         self.key = SpatialEncoder(config.keypoints + 3, config)
         self.value = value_encoder(config)
-        self.attention = CrossAttention(config.features, config.values, config.size // 4, config.extra, config.residual, config.position_scale)
+        self.attention = CrossAttention(config.features, config.values, config.size // config.cell, config.extra, config.residual, config.position_scale)
         self.decoder = decoder(config)
 
     def seeded_start(self, generator: torch.Generator):
         "Draws all first weights from `generator`."
         seeded_init(self, generator)
+        self.detector.seeded_start(generator)
         self.attention.seeded_start(generator)
 
     def motion_numbers(self) -> int:
         "Three per keypoint: x, y and strength (the paper's comparison with the 6 of FOMM)."
         return 3 * self.config.keypoints
 
+    @staticmethod
+    def multiple(config: Config) -> int:
+        "What both sides of a picture must be multiples of."
+        return max(config.cell * 2**config.levels, config.detector_step * 2**config.detector_levels)
+
     def check_size(self, images: torch.Tensor):
         "Raises `UserError` where the picture does not fit the U-nets."
-        multiple = 4 * 2**self.config.levels
+        multiple = self.multiple(self.config)
         if images.shape[-1] % multiple or images.shape[-2] % multiple:
             raise UserError(f"pictures of {images.shape[-1]} × {images.shape[-2]}: both sides must be multiples of {multiple}; resize them")
 
@@ -113,7 +127,7 @@ def encode(self, sources: torch.Tensor) -> Source:
     b, s = sources.shape[:2]
     self.check_size(sources)
     flat = sources.flatten(0, 1)
-    h, w = flat.shape[-2] // 4, flat.shape[-1] // 4
+    h, w = flat.shape[-2] // self.config.cell, flat.shape[-1] // self.config.cell
     keypoints, pixels = self.detector(flat), resize(flat, h, w)
     keys = self.key(torch.cat([keypoints.maps(h, w, self.config.variance), pixels], 1))
     keys = self.attention.keys(keys.unflatten(0, (b, s)))
