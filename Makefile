@@ -64,7 +64,7 @@ $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	  echo "building .venv with $$("$$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
 	  "$$python" -m venv --clear .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"; }
 	@rm -f $@
-	@$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@git config --local --get-all include.path 2>/dev/null | grep -qxF ../.gitconfig || git config --local --add include.path ../.gitconfig 2>/dev/null || true
 	@echo "$(CURDIR)" > $@
