@@ -27,6 +27,7 @@ JOBS := 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > $(JOBS) ? n / $(JOBS) : 1 )))
 
 repro: $(STAMP) ## run the whole pipeline, as far as anything changed, and print the verdict on every claim
+	@$(BIN)/animrepro methods
 	@$(BIN)/dvc repro data landmarks
 	@$(BIN)/dvc stage list --name-only | sed -n 's/^train@//p' | OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -I RUN $(BIN)/dvc --wait-for-lock repro --single-item train@RUN evaluate@RUN
 	@$(BIN)/dvc repro

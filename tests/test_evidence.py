@@ -155,7 +155,7 @@ def test_published_cells_are_complete_and_in_place():
     assert value(paper="IW", table="2", dataset="ted-384", method="implicit_warping", sources=3, metric="mkr@0.5") == "0.021"
     assert value(paper="IW", table="2", dataset="thkh-512", method="fv2v", sources=3, metric="akd") == "6.201"
     assert value(paper="IW", table="1", dataset="ted-384", method="mraa", metric="akd@0.5") == "4.13"
-    assert value(paper="TPSMM", table="1", dataset="vox-256", method="monkey_net", metric="aed") == "0.199"
+    assert value(paper="TPSMM", table="1", dataset="vox-256", method="monkeynet", metric="aed") == "0.199"
     assert value(paper="TPSMM", table="1", dataset="mgif", method="tpsmm", metric="l1") == "0.0212"
     assert value(paper="TPSMM", table="2", dataset="ted-384", metric="authenticity") == "58.44"
     assert value(paper="TPSMM", table="3", dataset="taichi-256", method="mraa", variant="k20", metric="akd") == "5.17"
@@ -283,7 +283,7 @@ def test_tables_of_tpsmm(three):
         assert "AED: not available" in text and "not in this repository yet" in text and text.count("## Published") == (4 if name == "tpsmm_table1" else 1)
         long = pd.read_csv(folder / f"{name}.csv")
         assert long["published"].notna().any() and (long["this_run"].notna() == long["record"].notna()).all() and not (long["published"].notna() & long["this_run"].notna()).any()
-        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and set(long["method"]) <= {"copy", "fomm", "tpsmm", "mraa", "x2face", "monkey_net"}
+        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and set(long["method"]) <= {"copy", "fomm", "tpsmm", "mraa", "x2face", "monkeynet"}
     order = [l.split("|")[2].strip() for l in (folder / "tpsmm_table4.md").read_text().split("\n## This run")[1].splitlines() if l.startswith("| TPSMM")]
     assert order[::3] == ["TPS", "+ dropout", "+ multi-resolution masks", "+ background loss", "+ warp loss (full)"]
     assert all(method in (folder / "iw_table2.md").read_text().split("\n## This run")[1] for method in ("FOMM", "TPSMM", "Implicit Warping"))

@@ -9,7 +9,7 @@ from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_rows,
 from animrepro.checkpoint import load_weights
 from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of, continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
                                look_inside, masks_figure, masks_of, painted, pose_gaps, reconstruction_rows, references, shown_by, spread_of, sources_figure, weights_by_kind, write_figures)
-from animrepro.models.contract import METHODS, create_model
+from animrepro.models.contract import create_model, methods
 from animrepro.train import method_config, train
 from animrepro.warp import make_grid
 
@@ -191,7 +191,7 @@ def test_paint_lies_where_the_share_is():
 
 
 def test_every_method_has_a_colour_of_its_own():
-    assert len({colour_of(m) for m in METHODS if m != "copy"}) == len(METHODS) - 1
+    assert len({colour_of(m) for m in methods() if m != "copy"}) == len(methods()) - 1
 
 
 def test_continuity_shows_the_busiest_column_and_every_run(models, shown):

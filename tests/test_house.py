@@ -81,6 +81,13 @@ def imported(tree, package: list, lazy: bool = True):
             yield from (f"{base}.{a.name}" if module_file(f"{base}.{a.name}") else base for a in node.names)
 
 
+@lru_cache(None)
+def reads_registry(path: Path) -> bool:
+    "Whether a module asks the registry for all methods, and so depends on every module of animrepro.models, without naming one."
+    return any(isinstance(n, ast.ImportFrom) and n.module and n.module.endswith("models.contract") and "methods" in {a.name for a in n.names}
+               for n in ast.walk(ast.parse(path.read_text(encoding="utf8"))))
+
+
 def below(names) -> set:
     "The modules of animrepro that importing `names` may reach, without package files that hold no code."
     seen, todo = set(), [n for n in names if n.split(".")[0] == "animrepro"]
@@ -90,6 +97,7 @@ def below(names) -> set:
         if path is None or path in seen: continue
         seen.add(path)
         todo += [n for n in imports(path, lazy=True) if n.split(".")[0] == "animrepro"]
+        if reads_registry(path): todo += [module_name(p) for p in MODULES if p.parent.name == "models"]
         if "." in name: todo.append(name.rpartition(".")[0])
     return {p for p in seen if p.name != "__init__.py" or re.search(r"^(import|from|def|class) ", p.read_text(encoding="utf8"), re.M)}
 
@@ -296,7 +304,8 @@ def test_stages_depend_on_the_code_they_run(stages):
     broken = []
     for s in stages:
         name, models = s.addressing, {p for p in shared[s.addressing] if p.parent.name == "models"}
-        listed = {p for d in s.deps if d.protocol in ("local", None) and (p := Path(d.fs_path)).suffix == ".py"}
+        local = [Path(d.fs_path) for d in s.deps if d.protocol in ("local", None)]
+        listed = {p for p in local if p.suffix == ".py"} | {p for d in local if d == PACKAGE / "models" for p in MODULES if p.parent == d and p.name != "__init__.py"}
         allowed = wanted[name] | shared[name] - models
         broken += [f"{name}: lacks {p.relative_to(ROOT)}" for p in sorted(wanted[name] - listed)] + [f"{name}: does not use {os.path.relpath(p, ROOT)}" for p in sorted(listed - allowed)]
         broken += [f"{name}: depends on the folder {os.path.relpath(d.fs_path, ROOT)}" for d in s.deps if Path(d.fs_path) in (PACKAGE, NBS)]

@@ -1,19 +1,16 @@
 "The model contract over every registered method, and what Implicit Warping promises beyond it."
-import subprocess, sys
+import re, subprocess, sys
+from dataclasses import replace
 import pytest, torch
-from animrepro.core import UserError, torch_generator
+from animrepro.core import UserError, load_params, torch_generator, typed
 from animrepro.data.pairs import Batch
 from animrepro.losses import Criterion, LossConfig
-from animrepro.models.contract import METHODS, create_model
+from animrepro.models.contract import check_run, create_model, methods
+from animrepro.train import method_config
 
-MOTION = dict(size=32, step=2, motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16, norm="group")
-SMALL = {"copy": {}, "implicit_warping": dict(size=32, levels=2, width=8, ceiling=16, features=16, values=16, blocks=2, keypoints=4, extra=3),
-         "tpsmm": dict(MOTION, transforms=3, resnet_width=8, resnet_norm="group", down=2, avd_width=8, avd_shape=4, avd_pose=4),
-         "fomm": dict(MOTION, keypoints=4, width=8, levels=2, ceiling=16, padding=3, blocks=1),
-         "lia": dict(size=32, width=16, directions=4, ceiling=16, multiplier=0.03, grid="consistent", start="identity")}
-PERMUTATION_INVARIANT = {"implicit_warping", "tpsmm", "fomm", "lia"}
-LATER = ("avd.",)  # trained in a phase of its own, see test_train.py
+METHODS = methods()
 TRAINABLE = sorted(set(METHODS) - {"copy"})
+SMALL = {name: cls.smallest for name, cls in METHODS.items()}
 
 
 def code(motion): return motion.magnitudes if hasattr(motion, "magnitudes") else motion.points
@@ -24,9 +21,7 @@ def pictures(*shape, seed=0): return torch.rand(*shape, generator=torch_generato
 
 @pytest.fixture(params=METHODS)
 def model(request):
-    made = create_model(request.param, SMALL[request.param]).eval()
-    made.name = request.param
-    return made
+    return create_model(request.param, SMALL[request.param]).eval()
 
 
 @torch.no_grad()
@@ -54,7 +49,7 @@ def test_sources_encoded_once_serve_all_frames(model):
 
 @torch.no_grad()
 def test_order_of_sources_does_not_matter_where_claimed(model):
-    if model.name not in PERMUTATION_INVARIANT: pytest.skip(f"{model.name} claims no invariance")
+    if not model.set_invariant: pytest.skip(f"{model.name} claims no invariance")
     sources, driving = pictures(1, 3, 3, 32, 32), pictures(1, 3, 32, 32, seed=1)
     assert torch.allclose(model.reconstruct(sources, driving).frame, model.reconstruct(sources[:, [2, 0, 1]], driving).frame, atol=1e-5)
 
@@ -68,6 +63,38 @@ def test_relative_transfer_of_no_movement_keeps_the_source_pose(model):
     assert still.shape == (1, 3, 32, 32)
     moved = model.transfer(source, motion, motion, "relative")
     assert torch.allclose(code(moved), code(model.motion(sources[:, 0])), atol=1e-5)
+
+
+@torch.no_grad()
+def test_motion_codes_are_indexed_by_frames(model):
+    driving, source = pictures(4, 3, 32, 32, seed=1), model.encode(pictures(1, 1, 3, 32, 32))
+    some, alone = (model.render(source, code).frame for code in (model.motion(driving)[1:3], model.motion(driving[1:3])))
+    assert torch.allclose(some, alone, atol=1e-5)
+
+
+def test_every_method_says_who_it_is():
+    assert all(cls.title and len(cls.title) < 30 and re.fullmatch("#[0-9A-F]{6}", cls.colour) for cls in METHODS.values())
+    assert all(len({getattr(cls, what) for cls in METHODS.values()}) == len(METHODS) for what in ("title", "order", "colour"))
+    assert [name for name, cls in METHODS.items() if cls.__module__ != f"animrepro.models.{name}"] == ["copy"]
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_presets_of_params_are_those_that_the_method_names(name):
+    sections = load_params().methods[name]
+    assert set(sections) == set(METHODS[name].presets)
+    for scale in sections: typed(METHODS[name].Config, method_config(load_params().methods, name, scale).model, f"{name}.{scale}")
+
+
+def test_unknown_methods_are_refused_before_anything_runs():
+    params = load_params()
+    check_run(params)
+    def refused(words, **changes):
+        with pytest.raises(UserError, match=words): check_run(replace(params, **changes))
+    refused("run.methods: tpsm: no such method; known are copy, implicit_warping", run=replace(params.run, methods=("tpsm",)))
+    refused("run.datasets: pupets: no such data set", run=replace(params.run, datasets=("pupets",)))
+    refused("methods.tpsmm.quick: is missing", methods=params.methods | {"tpsmm": {}}, run=replace(params.run, methods=("tpsmm",), datasets=("puppets",)))
+    section = {"quick": {"model": {"transform": 3}}}
+    refused("did you mean 'transforms'", methods=params.methods | {"tpsmm": section}, run=replace(params.run, methods=("tpsmm",), datasets=("puppets",)))
 
 
 @torch.no_grad()
@@ -91,7 +118,7 @@ def test_gradients_reach_every_weight(name):
         optimizer.zero_grad()
         sum(model(batch, criterion)[1].values()).backward()
         optimizer.step()
-    assert [n for n, p in model.named_parameters() if not n.startswith(LATER) and (p.grad is None or not p.grad.abs().sum())] == []
+    assert [n for n, p in model.named_parameters() if n.split(".")[0] not in model.later and (p.grad is None or not p.grad.abs().sum())] == []
 
 
 @pytest.mark.parametrize("name", TRAINABLE)

@@ -130,8 +130,10 @@ class Source:
 # %% ../../nbs/34_models.fomm.ipynb #93c99da4
 class Fomm(Animator):
     "First Order Motion Model (Siarohin et al. 2019), as the authors' code builds it."
-    Config = Config
-    modes = ("absolute", "relative")
+    name, title, order, colour = "fomm", "FOMM", 40, "#009E73"
+    Config, modes = Config, ("absolute", "relative")
+    smallest = dict(size=32, keypoints=4, step=2, width=8, levels=2, ceiling=16, padding=3,
+                    motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16, blocks=1, norm="group")
 
     def __init__(self, config: Config):
         super().__init__()

@@ -84,8 +84,9 @@ class Source:
 # %% ../../nbs/31_models.implicit_warping.ipynb #22b393f9
 class ImplicitWarping(Animator):
     "Implicit Warping (Mallya et al. 2022): section 3 and appendix C."
-    Config = Config
-    modes = ("absolute", "relative")
+    name, title, order, colour, several = "implicit_warping", "Implicit Warping", 10, "#0072B2", True
+    Config, modes = Config, ("absolute", "relative")
+    smallest = dict(size=32, levels=2, width=8, ceiling=16, features=16, values=16, blocks=2, keypoints=4, extra=3)
 
     def __init__(self, config: Config):
         super().__init__()

@@ -99,7 +99,9 @@ class Motion:
 # %% ../../nbs/33_models.lia.ipynb #4c2ee2e7
 class Lia(Animator):
     "Latent Image Animator (Wang et al. 2022)."
+    name, title, order, colour = "lia", "LIA", 30, "#CC79A7"
     Config, modes = Config, ("absolute", "relative")
+    smallest = dict(size=32, width=16, directions=4, ceiling=16, multiplier=0.03, grid="consistent", start="identity")
 
     def __init__(self, config: Config):
         super().__init__()

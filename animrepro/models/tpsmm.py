@@ -192,7 +192,10 @@ class Motion:
 # %% ../../nbs/32_models.tpsmm.ipynb #4664472e
 class Tpsmm(Animator):
     "Thin-Plate Spline Motion Model (Zhao and Zhang 2022)."
-    Config = Config
+    name, title, order, colour = "tpsmm", "TPSMM", 20, "#E69F00"
+    Config, modes, later = Config, ("absolute", "relative", "avd"), ("avd",)
+    smallest = dict(size=32, transforms=3, resnet_width=8, resnet_norm="group", step=2, motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16,
+                    norm="group", down=2, avd_width=8, avd_shape=4, avd_pose=4)
 
     def __init__(self, config: Config):
         super().__init__()
@@ -210,9 +213,7 @@ class Tpsmm(Animator):
         self.up = nn.ModuleList(GrowBlock(a, b, config.inpainting_norm) for a, b in zip(inputs, widths[-2::-1]))
         self.final = conv(widths[0], 3, 7)
         self.avd = AvdNetwork(config.transforms * POINTS, config.avd_width, config.avd_shape, config.avd_pose) if config.avd_width else None
-
-    @property
-    def modes(self) -> tuple[Mode, ...]: return ("absolute", "relative") + ("avd",) * (self.avd is not None)
+        if self.avd is None: self.modes = self.modes[:2]
 
     def motion_numbers(self) -> int:
         "Ten per spline and six for the background: what would be sent. The paper counts the spline's six affine coefficients too: K (6 + 10) + 6."
