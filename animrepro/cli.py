@@ -249,20 +249,19 @@ def animate(weights, sources, driving, out, mode, frames, device, precision, top
 
 # %% ../nbs/65_cli.ipynb #c254bd2e
 @cli.command()
-@click.argument("method", type=click.Choice(["tpsmm", "fomm", "lia"]))
+@click.argument("method")
 @click.argument("checkpoint", type=click.Path())
-@click.option("--config", type=click.Path(), help="The YAML file of the authors' repository that CHECKPOINT was trained with. For tpsmm and fomm; lia needs none.")
+@click.option("--config", type=click.Path(), help="The YAML file of the authors' repository that CHECKPOINT was trained with, where METHOD has one.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The weights file to write, W.safetensors.")
 @click.option("--size", type=click.IntRange(1), help="Width and height of pictures, where the YAML file does not say them [default: 256; TED is 384].")
-@click.option("--align-corners/--no-align-corners", default=None, help="fomm: sample as torch 1.0 did, with which the authors trained, or as their code does today [default: torch 1.0].")
+@click.option("--align-corners/--no-align-corners", default=None, help="For methods that leave it open, such as fomm: sample as torch 1.0 did, with which the authors trained, or as their code does today [default: torch 1.0].")
 def convert(method: str, checkpoint: str, config: str | None, out: Path, size: int | None, align_corners: bool | None):
     "Turn a CHECKPOINT (.pth.tar, .pt) by the authors of METHOD into a weights file of this project."
     from animrepro.checkpoint import save_weights
     from animrepro.core import sha256
     from animrepro.models.official import read_official
-    if method != "fomm" and align_corners is not None: raise UserError(f"--align-corners: {method} has one convention; leave it out")
     if out.resolve() in [Path(p).resolve() for p in (checkpoint, config) if p]: raise UserError(f"--out {out}: would replace what is read; choose another name")
-    model = read_official(method, checkpoint, config, size, align_corners is not False)
+    model = read_official(method, checkpoint, config, size, align_corners)
     save_weights(out, model, method, variant="official", seed=0, steps=0, checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint))
     click.echo(f"{out}: {method} for {model.config.size} × {model.config.size}, modes {', '.join(model.modes)}")
 

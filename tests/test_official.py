@@ -17,10 +17,13 @@ from animrepro.core import rng, to_uint8
 from animrepro.dictionary import direction_sweep
 from animrepro.models.contract import create_model, method_class
 from animrepro.models.lia import Motion as LiaMotion
-from animrepro.models.official import NAMES, lia_config, lia_tensors, read_config, translate
+from animrepro.converter import translate
+from animrepro.models.lia import lia_config, lia_tensors
+from animrepro.models.official import officials, read_config
 from animrepro.warp import edge_convention, resize_flow
 
 ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
+NAMES = {method: official.names for method, official in officials().items()}
 VARIABLES = {m: f"ANIMREPRO_REFERENCE_{m.upper()}" for m in ("tpsmm", "fomm", "lia")}
 
 # ---- configurations and weights ------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Animator(nn.Module):
     smallest: dict = {}                       # the least Config that draws 32 × 32 pictures, for tests
     presets: tuple[str, ...] = ("smoke", "quick", "paper")  # the scales in its section of params.yaml
     modes: tuple[Mode, ...] = ("absolute",)   # of transfer
+    official: Any = None                      # how `animrepro convert` reads its authors' checkpoint, see `29_converter`
     several: bool = False                     # made for several sources, not only adapted to them
     set_invariant: bool = True                # promises that the order of sources does not matter
     later: tuple[str, ...] = ()               # parts that are trained after all others, in a phase of their own

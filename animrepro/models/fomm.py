@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Config', 'AffineKeypoints', 'AffineDetector', 'sparse_motion', 'DenseMotion', 'Source', 'Fomm', 'encode', 'motion',
-           'transfer', 'render', 'look', 'losses']
+           'transfer', 'render', 'look', 'losses', 'FommCommon', 'FommDense', 'FommDetector', 'FommGenerator',
+           'FommParams']
 
 # %% ../../nbs/34_models.fomm.ipynb #f7aa3d0f
 import torch, torch.nn.functional as F
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
 from ..blocks import conv, seeded_init
@@ -17,6 +18,7 @@ from ..data.pairs import Batch
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, PoolBlock, SameBlock
 from ..keypoints import gaussian_maps, hull_size, soft_argmax
 from ..losses import Criterion, equivariance, jacobian_equivariance
+from ..converter import DenseParams, HOURGLASS, LAYERS, Official, to_step, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..tps import random_deformation
 from ..warp import blend, edge_convention, make_grid, resize_flow, warp, warp_each
@@ -224,3 +226,66 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     if motion.jacobians is not None and criterion.config.jacobian:
         terms["jacobian"] = criterion.config.jacobian * jacobian_equivariance(motion.jacobians, deformed.jacobians, deformed.points, deformation)
     return rendering, terms
+
+# %% ../../nbs/34_models.fomm.ipynb #84110747
+@dataclass
+class FommCommon:
+    "`common_params` of FOMM."
+    num_kp: int
+    num_channels: int
+    estimate_jacobian: bool = False
+
+@dataclass
+class FommDense(DenseParams):
+    "`dense_motion_params` of FOMM."
+    scale_factor: float = 1.0
+
+@dataclass
+class FommDetector:
+    "`kp_detector_params` of FOMM."
+    block_expansion: int
+    max_features: int
+    num_blocks: int
+    temperature: float
+    scale_factor: float = 1.0
+    single_jacobian_map: bool = False
+    pad: int = 0
+
+@dataclass
+class FommGenerator:
+    "`generator_params` of FOMM."
+    block_expansion: int
+    max_features: int
+    num_down_blocks: int
+    num_bottleneck_blocks: int
+    dense_motion_params: FommDense
+    estimate_occlusion_map: bool = False
+
+# %% ../../nbs/34_models.fomm.ipynb #53a9263d
+@dataclass
+class FommParams:
+    "`model_params` of FOMM. The discriminator is not needed for animation."
+    common_params: FommCommon
+    kp_detector_params: FommDetector
+    generator_params: FommGenerator
+    discriminator_params: dict = field(default_factory=dict)
+
+    def config(self) -> dict:
+        "The fields of `animrepro.models.fomm.Config`."
+        common, detector, generator = self.common_params, self.kp_detector_params, self.generator_params
+        dense = generator.dense_motion_params
+        if dense.scale_factor != detector.scale_factor: raise UserError("kp_detector_params and dense_motion_params have different values of scale_factor; we know one for both; use another checkpoint")
+        return dict(keypoints=common.num_kp, jacobian=common.estimate_jacobian, shared_jacobian=detector.single_jacobian_map,
+                    step=to_step(detector.scale_factor), padding=detector.pad, temperature=detector.temperature,
+                    width=detector.block_expansion, ceiling=detector.max_features, levels=detector.num_blocks,
+                    motion_width=dense.block_expansion, motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
+                    occlusion=generator.estimate_occlusion_map, variance=dense.kp_variance,
+                    features=generator.block_expansion, features_ceiling=generator.max_features,
+                    down=generator.num_down_blocks, blocks=generator.num_bottleneck_blocks)
+
+# %% ../../nbs/34_models.fomm.ipynb #3c6a5f00
+Fomm.official = Official({
+    "kp_detector": under("predictor.", "detector.hourglass.", HOURGLASS) | under("", "detector.", {"kp.": "heatmap.", "jacobian.": "jacobian.", "down.weight": "small.kernel"}),
+    "generator": LAYERS | {"bottleneck.r": "bottleneck."} | under("dense_motion_network.hourglass.", "dense.hourglass.", HOURGLASS)
+                 | under("dense_motion_network.", "dense.", {"mask.": "contribution.", "occlusion.": "occlusion."}) | {"dense_motion_network.down.weight": "small.kernel"},
+}, FommParams, mark="num_kp", align_corners=True)

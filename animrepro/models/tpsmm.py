@@ -6,12 +6,13 @@
 __all__ = ['POINTS', 'Config', 'BasicBlock', 'ResNet18', 'PointRegressor', 'BackgroundPredictor', 'candidate_maps',
            'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow', 'DenseMotion', 'Source', 'Motion', 'Tpsmm',
            'check_size', 'seeded_start', 'encode', 'prepare', 'encoder', 'motion', 'transfer', 'find_flow',
-           'predict_background', 'bend', 'mask', 'paint', 'render', 'background_loss', 'warp_loss', 'losses']
+           'predict_background', 'bend', 'mask', 'paint', 'render', 'background_loss', 'warp_loss', 'losses',
+           'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'TpsmmParams']
 
 # %% ../../nbs/32_models.tpsmm.ipynb #08ffddb7
 import math
 import torch, torch.nn.functional as F
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
 from ..avd import AvdNetwork
@@ -21,6 +22,7 @@ from ..data.pairs import Batch
 from ..hourglass import NORMS, Downsample, GrowBlock, Hourglass, NormResBlock, PoolBlock, SameBlock
 from ..keypoints import gaussian_maps, hull_size
 from ..losses import Criterion, equivariance
+from ..converter import DenseParams, HOURGLASS, LAYERS, Official, to_step, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..tps import fit_spline, random_deformation
 from ..warp import blend, edge_convention, make_grid, resize_flow, warp, warp_each
@@ -366,3 +368,52 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
     if there is not None and weight.background: terms["background"] = weight.background * background_loss(there, back)
     return rendering, terms
+
+# %% ../../nbs/32_models.tpsmm.ipynb #e70794f4
+@dataclass
+class TpsmmCommon:
+    "`common_params` of TPSMM."
+    num_tps: int
+    num_channels: int
+    bg: bool = False
+    multi_mask: bool = True
+
+@dataclass
+class TpsmmGenerator:
+    "`generator_params` of TPSMM: the inpainting network."
+    block_expansion: int
+    max_features: int
+    num_down_blocks: int
+
+@dataclass
+class AvdParams:
+    "`avd_network_params` of TPSMM."
+    id_bottle_size: int = 64
+    pose_bottle_size: int = 64
+
+# %% ../../nbs/32_models.tpsmm.ipynb #df396e55
+@dataclass
+class TpsmmParams:
+    "`model_params` of TPSMM."
+    common_params: TpsmmCommon
+    generator_params: TpsmmGenerator
+    dense_motion_params: DenseParams
+    avd_network_params: AvdParams = field(default_factory=AvdParams)
+
+    def config(self) -> dict:
+        "The fields of `animrepro.models.tpsmm.Config`. What they do not fix has the authors' value by default."
+        common, generator, dense, avd = self.common_params, self.generator_params, self.dense_motion_params, self.avd_network_params
+        return dict(transforms=common.num_tps, background=common.bg, multi_mask=common.multi_mask,
+                    features=generator.block_expansion, features_ceiling=generator.max_features, down=generator.num_down_blocks,
+                    motion_width=dense.block_expansion, motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
+                    step=to_step(dense.scale_factor), variance=dense.kp_variance,
+                    avd_shape=avd.id_bottle_size, avd_pose=avd.pose_bottle_size)
+
+# %% ../../nbs/32_models.tpsmm.ipynb #4385156f
+Tpsmm.official = Official({
+    "kp_detector": {"fg_encoder.": "detector.network."},
+    "bg_predictor": {"bg_encoder.": "background.network."},
+    "dense_motion_network": under("hourglass.", "dense.hourglass.", HOURGLASS) | under("", "dense.", {"maps.": "contribution.", "up.": "up.", "occlusion.": "masks."}) | {"down.weight": "small.kernel"},
+    "inpainting_network": LAYERS | {f"resblock.{2 * i + j}.": f"inpaint.{i}.{j}." for i in range(8) for j in range(2)},
+    "avd_network": under("", "avd.", {"id_encoder.": "shape_encoder.", "pose_encoder.": "pose_encoder.", "decoder.": "decoder."}),
+}, TpsmmParams, mark="num_tps", optional={"bg_predictor": "background", "avd_network": "avd_width"})
