@@ -137,14 +137,14 @@ def test_frames_without_a_face(detect, size):
 
 
 def test_a_face_among_frames_without(detect):
-    rendered = render(sample_identity(0), sample_motion(0, 4), 64)
+    rendered = render(sample_identity(0), sample_motion(0, 4, "wide"), 64)
     points = detect(np.concatenate([np.zeros_like(rendered.frames), rendered.frames]))
     assert np.isnan(points[:4]).all() and not np.isnan(points[4:]).any()
     assert (points[4:, 0, 0] < points[4:, 1, 0]).all() and (points[4:, :2, 1].max(1) < points[4:, 3:, 1].min(1)).all(), "left eye first, mouth below the eyes"
 
 
 def test_batches_change_nothing_that_matters(detect, monkeypatch):
-    frames = render(sample_identity(1), sample_motion(1, 5), 64).frames
+    frames = render(sample_identity(1), sample_motion(1, 5, "wide"), 64).frames
     whole = detect(frames)
     monkeypatch.setattr(faces, "BATCH", 2)
     assert np.allclose(detect(frames), whole, atol=1e-3, equal_nan=True)
