@@ -44,6 +44,7 @@ WEIGHTS = {
     "openpose": Weights({"body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746"}, "AKD and MKR of bodies (IW)",
                         "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"),
     "rtpose": Weights({"pose_model.pth": ""}, "AKD and MKR of bodies (FOMM family)", _EVALUATION),
+    "vggface": Weights({"vgg_face_dag.pth": ""}, "identity loss of X2Face", "https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/vgg_face_dag.pth"),
     "openface": Weights({"openface.pth": ""}, "AED of faces", "openface.pth of github.com/thnkim/OpenFacePytorch"),
     "reid": Weights({"reid_model.pth": ""}, "AED of bodies", _EVALUATION),
 }

@@ -13,7 +13,7 @@ TRAINABLE = sorted(set(METHODS) - {"copy"})
 SMALL = {name: cls.smallest for name, cls in METHODS.items()}
 
 
-def code(motion): return motion.magnitudes if hasattr(motion, "magnitudes") else motion.points
+def code(motion): return next(iter(vars(motion).values()))
 
 
 def pictures(*shape, seed=0): return torch.rand(*shape, generator=torch_generator(seed, "pictures"))
