@@ -24,9 +24,10 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
 
 # %% ../nbs/45_animate.ipynb #79971541
 @torch.inference_mode()
-def animate_frames(model: Animator, sources: torch.Tensor, driving: Iterable[np.ndarray], mode: Mode = "absolute", precision: str = "fp32", batch: int = 8) -> Iterator[np.ndarray]:
+def animate_frames(model: Animator, sources: torch.Tensor, driving: Iterable[np.ndarray], mode: Mode = "absolute", precision: str = "fp32", batch: int = 8,
+                   view: dict[str, float] | None = None) -> Iterator[np.ndarray]:
     """Frames `uint8 (H, W, 3)`, one per driving frame `uint8 (H, W, 3)`. `sources (S, 3, H, W)` in [0, 1] are of one subject.
-    Works on the device of the model; `precision` is `fp32` or `bf16`."""
+    Works on the device of the model; `precision` is `fp32` or `bf16`. `view` turns the head to angles, for a model that has `turn`."""
     device = next(model.parameters(), torch.empty(0)).device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         source, start = model.encode(sources[None].to(device)), None
@@ -34,6 +35,7 @@ def animate_frames(model: Animator, sources: torch.Tensor, driving: Iterable[np.
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             motion = model.motion(to_float(np.stack(frames)).to(device))
             start = motion[:1] if start is None else start
+            if view: motion = model.turn(motion, **view)
             rendering = model.render(source, model.transfer(source, motion, start, mode))
         yield from to_uint8(rendering.frame)
 
@@ -45,10 +47,10 @@ def load_sources(paths: list[str | Path], size: int) -> torch.Tensor:
 
 # %% ../nbs/45_animate.ipynb #50c8f6e3
 def animate(model: Animator, size: int, sources: list[str | Path], driving: str | Path, out: str | Path, mode: Mode = "absolute",
-            frames: str | Path | None = None, precision: str = "fp32", batch: int = 8) -> int:
-    "Animates source pictures by a driving video at `size` × `size` and writes the video `out`; gives the number of frames."
+            frames: str | Path | None = None, precision: str = "fp32", batch: int = 8, view: dict[str, float] | None = None) -> int:
+    "Animates source pictures by a driving video at `size` × `size` and writes the video `out`; gives the number of frames. `view` as in `animate_frames`."
     pictures, fps = load_sources(sources, size), frame_rate(driving)
-    made = animate_frames(model, pictures, iterate_frames(driving, size), mode, precision, batch)
+    made = animate_frames(model, pictures, iterate_frames(driving, size), mode, precision, batch, view)
     with VideoWriter(out, fps) as video, write_atomic(frames) if frames else contextlib.nullcontext() as folder:
         if folder: folder.mkdir()
         for t, frame in enumerate(tqdm(made, "animate", unit="frame", disable=None)):

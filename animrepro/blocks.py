@@ -76,7 +76,7 @@ class UNet(nn.Module):
 def seeded_init(module: nn.Module, generator: torch.Generator):
     "Draws the weights of all convolutions and linear layers anew from `generator`, uniform with bound 1/sqrt(fan in); residual blocks start near the identity."
     for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
             bound = layer.weight[0].numel() ** -0.5
             for p in (layer.weight, layer.bias):
                 if p is not None: p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)

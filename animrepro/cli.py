@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN', 'main', 'cli', 'store_path', 'pick_device', 'data', 'prepare', 'crop', 'train', 'methods', 'dataset_label',
-           'landmarks', 'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'convert', 'sweep',
-           'probe', 'record', 'readme', 'tables', 'figures', 'claims']
+           'landmarks', 'pose', 'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'convert',
+           'sweep', 'probe', 'record', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import sys
@@ -136,6 +136,22 @@ def landmarks(out: Path | None):
     write_json(out / "landmarks.json", asdict(report))
     click.echo(report)
 
+# %% ../nbs/65_cli.ipynb #14dc1de5
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for network and report [default: results/run/pose].")
+def pose(out: Path | None):
+    "Train the network that reads the head pose of puppets, and measure its own error."
+    from dataclasses import asdict
+    from animrepro.core import load_params, project_root, typed
+    from animrepro.pose import PoseConfig, evaluate_pose, save_pose, train_pose
+    from animrepro.record import write_json
+    out, config = out or project_root() / RUN / "pose", typed(PoseConfig, load_params().pose, "params.yaml: pose")
+    net = train_pose(config)
+    report = evaluate_pose(net)
+    save_pose(net, out / "pose.safetensors")
+    write_json(out / "pose.json", asdict(report))
+    click.echo(report)
+
 # %% ../nbs/65_cli.ipynb #cc7e21b5
 @cli.command()
 @click.argument("weights")
@@ -237,14 +253,19 @@ def calibrate(dataset: str, clips: int, frames: int, out: Path | None, device: s
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--top-k", type=click.IntRange(1), help="Let each output cell look at its K best keys only.")
-def animate(weights, sources, driving, out, mode, frames, device, precision, top_k):
+@click.option("--yaw", type=float, help="Free view (fv2v): turn the head to this angle, in degrees, whatever the video does [default: the video's].")
+@click.option("--pitch", type=float, help="The same for nodding.")
+@click.option("--roll", type=float, help="The same for leaning.")
+def animate(weights, sources, driving, out, mode, frames, device, precision, top_k, **angles):
     "Make the subject of the source pictures move like the driving video."
     from animrepro.animate import animate
     from animrepro.checkpoint import load_weights
     model = load_weights(weights, pick_device(device))
     if top_k and not hasattr(model, "top_k"): raise UserError("--top-k: this method has no attention; leave it out")
     if top_k: model.top_k = top_k
-    count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision)
+    view = {name: angle for name, angle in angles.items() if angle is not None}
+    if view and not hasattr(model, "turn"): raise UserError(f"--{next(iter(view))}: this method has no head pose to turn; use weights of fv2v, or leave it out")
+    count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision, view=view)
     click.echo(f"{out}: {count} frames")
 
 # %% ../nbs/65_cli.ipynb #c254bd2e

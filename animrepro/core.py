@@ -168,6 +168,7 @@ class Params:
     methods: dict
     landmarks: dict
     evaluate: dict
+    pose: dict = dataclasses.field(default_factory=dict)
 
 # %% ../nbs/00_core.ipynb #8b6524f7
 def load_yaml(path: str | Path) -> dict:

@@ -130,6 +130,7 @@ class Criterion(nn.Module):
     def __init__(self, config: LossConfig, seed: int = 0, size: int = 64):
         super().__init__()
         self.config, self.discriminator, generator = config, None, torch_generator(seed, "discriminator")
+        self.teachers = {}  # networks that one method's own terms need, by name; frozen, and not saved
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
         if not config.adversarial: return
         self.discriminator = Discriminator(config.discriminator_width).seeded(generator) if config.discriminator == "patch" else StyleDiscriminator(size)

@@ -22,7 +22,7 @@ from .stats import Interval, clip_sums
 # %% ../nbs/59_probe.ipynb #8baa32c4
 def flat_code(motion) -> torch.Tensor:
     "The motion code of any method as `(B, n)`. TPSMM's six numbers of the background, which need a source, are not among them."
-    parts = [getattr(motion, name, None) for name in ("magnitudes", "points", "strengths", "jacobians")]
+    parts = [getattr(motion, name, None) for name in ("magnitudes", "points", "strengths", "jacobians", "angles", "translation", "expression")]
     return torch.cat([p.flatten(1) for p in parts if p is not None], 1)
 
 # %% ../nbs/59_probe.ipynb #e3588960

@@ -188,7 +188,8 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
     out = Path(out)
     model = create_model(method, dict(config.model, size=store.size), seed, f"params.yaml: methods.{method}: model")
     if config.train.init: start_from(model, config.train.init)
-    learn, mark = learner(model, config, seed), signature(method, config, seed, store)
+    learn, mark, teachers = learner(model, config, seed), signature(method, config, seed, store), model.teachers(store)
+    learn.criterion.teachers = {k: t.to(learn.accelerator.device) for k, t in teachers.items() if not isinstance(t, str)}
     first, spent, curve = load_progress(out / "state.pt", learn, mark) if resume else (0, 0.0, [])
     start, steps = time.perf_counter() - spent, config.train.steps
     for step, terms in updates(learn, store, seed, first):
@@ -202,7 +203,7 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
         record = dict(method=method, seed=seed, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
                       parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None,
                       processes=learn.accelerator.num_processes, **about, gradients=gradients(learn, fresh(), store, seed),
-                      config=asdict(config), **circumstances())
+                      teachers={k: t if isinstance(t, str) else type(t).__name__ for k, t in teachers.items()}, config=asdict(config), **circumstances())
         finish(out, learn, record, curve)
     learn.accelerator.wait_for_everyone()
     return out / "weights.safetensors"
@@ -240,6 +241,7 @@ def gradients(learn: Learner, fresh: Animator, store: FrameStore, seed: int) -> 
     pairs = pairs_of(replace(learn.config.train, single=1.0, flip=0.0, jitter=0.0), store, seed)
     batch = next(iter(loader(pairs, min(8, learn.config.train.batch), range(1)))).to(learn.accelerator.device)
     start = Criterion(learn.config.loss, seed, fresh.config.size)
+    start.teachers = learn.criterion.teachers
     pair = {"start": (fresh, start), "end": (copy.deepcopy(learn.result).train(), learn.criterion)}
     for when, (model, criterion) in pair.items():
         batch.progress = float(when == "end")

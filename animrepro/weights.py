@@ -39,6 +39,7 @@ WEIGHTS = {
                          "FID", "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"),
     "resnext101_3d": Weights({"resnext-101-kinetics.pth": ""}, "video FID",
                              "the README of github.com/kenshohara/3D-ResNets-PyTorch, branch CVPR2018, links to it (Google Drive)"),
+    "hopenet": Weights({"hopenet_robust_alpha1.pkl": ""}, "head pose loss of face-vid2vid", "the README of github.com/natanielruiz/deep-head-pose links to it (Google Drive)"),
     "s3fd": Weights({"s3fd-619a316812.pth": "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543"}, "AKD of faces, 68 points: finds the face", f"{_FAN}/s3fd-619a316812.pth"),
     "fan2d": Weights({"2DFAN4-11f355bf06.pth.tar": "11f355bf0693120222f5955ce3f9dc8fb5763ebb30a47d7906e509490d32e4aa"}, "AKD of faces, 68 points", f"{_FAN}/2DFAN4-11f355bf06.pth.tar"),
     "openpose": Weights({"body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746"}, "AKD and MKR of bodies (IW)",
