@@ -158,10 +158,12 @@ def pose(out: Path | None):
 @click.argument("dataset")
 @click.option("--sources", "-s", multiple=True, type=click.IntRange(1), help="Number of sources, several times for several [default: params.yaml's].")
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(["IW", "TPSMM", "LIA"]), help="Also measure as this paper did.")
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True,
+              help="valid: for choosing recipes; its scores go to results/run/validate.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for rows and scores [default: results/run/evaluate/DATASET-METHOD-SEED].")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]))
-def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tuple[str, ...], out: Path | None, device: str | None):
-    "Score WEIGHTS (a file, or the word copy for the trivial baseline) on the test clips of DATASET."
+def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tuple[str, ...], split: str, out: Path | None, device: str | None):
+    "Score WEIGHTS (a file, or the word copy for the trivial baseline) on the test clips of DATASET, or its validation clips."
     from dataclasses import replace
     from animrepro.checkpoint import load_weights, read_about
     from animrepro.core import load_params, project_root, typed
@@ -175,10 +177,10 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)
     panel = instruments(entry["kind"] == "puppets", device)
-    rows = evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device)
+    rows = evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split)
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
     named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"), seed=seed)
-    out = out or project_root() / RUN / "evaluate" / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
+    out = out or project_root() / RUN / {"test": "evaluate", "valid": "validate"}[split] / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
     scores = summarise(rows, panel.sets, **named, steps=about.get("steps", 0), run=run_name(**named))
     save_rows(out / "rows.parquet", rows)
     save_table(out / "scores.csv", scores)
