@@ -35,6 +35,14 @@ class AvdNetwork(nn.Module):
         codes = self.pose_encoder(driving.flatten(1)), self.shape_encoder(source.flatten(1))
         return self.decoder(torch.cat(codes, 1)).view_as(driving)
 
+    def read(self, motion) -> torch.Tensor:
+        "The keypoints `(B, N, 2)` of a motion code."
+        return motion.points.flatten(1, -2)
+
+    def distance(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        "The loss: mean absolute difference of keypoints `(B, N, 2)`."
+        return (found - wanted).abs().mean()
+
 # %% ../nbs/29_avd.ipynb #57d06566
 @dataclass
 class AvdConfig:
@@ -49,10 +57,10 @@ class AvdConfig:
 # %% ../nbs/29_avd.ipynb #afb08123
 @torch.no_grad()
 def clip_keypoints(detect: Callable, store: FrameStore, frames: int, device: torch.device) -> list[torch.Tensor]:
-    "Keypoints `(T, N, 2)` of up to `frames` regularly spaced frames of each training clip."
+    "What `detect` makes of pictures `(T, 3, H, W)`, `(T, N, 2)`, for up to `frames` regularly spaced frames of each training clip."
     def times(count): return np.unique(np.linspace(0, count - 1, min(frames, count)).round().astype(int)).tolist()
     clips = tqdm(store.split("train"), "keypoints", unit="clip", disable=None)
-    return [detect(to_float(store.frames(clip, times(store.clips[clip].frames))).to(device)).flatten(1, -2).float() for clip in clips]
+    return [detect(to_float(store.frames(clip, times(store.clips[clip].frames))).to(device)).float() for clip in clips]
 
 # %% ../nbs/29_avd.ipynb #a7497f61
 def train_avd(network: AvdNetwork, keypoints: list[torch.Tensor], config: AvdConfig, seed: int) -> list[float]:
@@ -65,7 +73,7 @@ def train_avd(network: AvdNetwork, keypoints: list[torch.Tensor], config: AvdCon
         source, driving = pick(), pick()
         stretch = 1 + config.stretch * draw.uniform(-1, 1, (config.batch, 1, 2))
         for group in optimizer.param_groups: group["lr"] = config.lr * 0.1 ** sum(step >= f * config.steps for f in config.drop_at)
-        loss = (network(source, driving * torch.from_numpy(stretch).to(driving)) - driving).abs().mean()
+        loss = network.distance(network(source, driving * torch.from_numpy(stretch).to(driving)), driving)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         losses.append(loss.item())
     return losses

@@ -254,7 +254,7 @@ def disentangle(learn: Learner, store: FrameStore, seed: int):
     "Trains the AVD network of a model that has one."
     model = learn.result.eval()
     if getattr(model, "avd", None) is None: return
-    keypoints = clip_keypoints(model.detector, store, learn.config.avd.frames, learn.accelerator.device)
+    keypoints = clip_keypoints(lambda frames: model.avd.read(model.motion(frames)), store, learn.config.avd.frames, learn.accelerator.device)
     train_avd(model.avd.train(), keypoints, learn.config.avd, seed)
     model.eval()
 

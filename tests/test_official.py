@@ -727,7 +727,7 @@ def test_bad_configurations(made, what, tmp_path, capsys):
 
 
 def test_click_names_methods(capsys, tmp_path):
-    refused(capsys, tmp_path, ["mraa", "a", "--config", "b"], "mraa")
+    refused(capsys, tmp_path, ["fom", "a", "--config", "b"], "fom")
     refused(capsys, tmp_path, ["fomm", "a"], "--config")
 
 
