@@ -38,7 +38,7 @@ from .evaluate import EvaluateConfig, scored_frames, source_frames
 from .metrics.pixel import jitter, psnr
 from .models.contract import Animator, Rendering, create_model, methods
 from .models import lia
-from .models.fomm import sparse_motion
+from .dense_motion import sparse_motion
 from .models.tpsmm import Tpsmm, candidate_maps
 from .probe import Probe, concentration, probe
 from .record import write_json

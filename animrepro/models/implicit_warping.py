@@ -18,7 +18,7 @@ from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering
 from ..data.pairs import Batch
-from ..tps import random_deformation
+from ..tps import detect_deformed
 from ..warp import make_grid, resize
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #acfeacea
@@ -179,9 +179,8 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
 @extend(ImplicitWarping)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (IW appendix D)."
-    frames, deformation = len(batch.driving), random_deformation(batch.seeds, batch.driving.device)
-    both = self.motion(torch.cat([batch.driving, deformation.images(batch.driving)]))
-    source, motion, deformed = self.encode(batch.sources), both[:frames], both[frames:]
+    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds)
+    source = self.encode(batch.sources)
     rendering = self.render(source, motion, keep=self.keep(batch, source))
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     terms["equivariance"] = criterion.config.equivariance * equivariance(motion.points, deformed.points, deformation)
