@@ -73,7 +73,7 @@ def test_motion_codes_are_indexed_by_frames(model):
 
 
 def test_every_method_says_who_it_is():
-    assert all(cls.title and len(cls.title) < 30 and re.fullmatch("#[0-9A-F]{6}", cls.colour) for cls in METHODS.values())
+    assert all(cls.title and len(cls.title) < 30 and re.fullmatch("#[0-9A-Fa-f]{6}", cls.colour) for cls in METHODS.values())
     assert all(len({getattr(cls, what) for cls in METHODS.values()}) == len(METHODS) for what in ("title", "order", "colour"))
     assert [name for name, cls in METHODS.items() if cls.__module__ != f"animrepro.models.{name}"] == ["copy"]
 
