@@ -30,6 +30,7 @@ class Discriminator(nn.Module):
                 for name in ("_u", "_v"):
                     vector = getattr(weight[0], name)
                     vector.copy_(F.normalize(torch.randn(vector.shape, generator=generator), dim=0))
+                for _ in range(15): layer.weight  # each look at the weight improves the estimate of its norm by one step
         return self
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
