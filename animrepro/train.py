@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'averaged', 'learner', 'signature',
            'save_progress', 'load_progress', 'start_from', 'train', 'pairs_of', 'updates', 'term_gradients',
-           'gradients', 'disentangle', 'finish']
+           'gradients', 'finish']
 
 # %% ../nbs/40_train.ipynb #98203f65
 import copy, csv, hashlib, json, math, os, time
@@ -16,7 +16,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm import tqdm
-from .avd import AvdConfig, clip_keypoints, train_avd
+from .avd import AvdConfig
 from .checkpoint import load_state, load_weights, save_state, save_weights
 from .core import UserError, typed, write_atomic
 from .data.pairs import Augment, Batch, Draw, Pairs, loader
@@ -198,7 +198,7 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
             save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
     if steps > first: save_progress(out / "state.pt", learn, steps, time.perf_counter() - start, curve, mark)
     if learn.accelerator.is_main_process:
-        disentangle(learn, store, seed)
+        learn.result.eval().finish_training(store, config, seed, learn.accelerator.device)
         seconds, fresh = round(time.perf_counter() - start, 1), lambda: create_model(method, asdict(model.config), seed)
         record = dict(method=method, seed=seed, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
                       parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None,
@@ -248,15 +248,6 @@ def gradients(learn: Learner, fresh: Animator, store: FrameStore, seed: int) -> 
         criterion.requires_grad_(False)
         pair[when] = term_gradients(model.to(batch.driving.device), criterion.to(batch.driving.device), batch)
     return pair
-
-# %% ../nbs/40_train.ipynb #89d26674
-def disentangle(learn: Learner, store: FrameStore, seed: int):
-    "Trains the AVD network of a model that has one."
-    model = learn.result.eval()
-    if getattr(model, "avd", None) is None: return
-    keypoints = clip_keypoints(lambda frames: model.avd.read(model.motion(frames)), store, learn.config.avd.frames, learn.accelerator.device)
-    train_avd(model.avd.train(), keypoints, learn.config.avd, seed)
-    model.eval()
 
 # %% ../nbs/40_train.ipynb #7ff274b9
 def finish(out: Path, learn: Learner, record: dict, curve: list[dict]):

@@ -9,6 +9,7 @@ from animrepro.data.catalog import PuppetsEntry, prepare
 from animrepro.data.store import FrameStore
 from animrepro.losses import LossConfig
 from animrepro.models.contract import create_model
+from animrepro.models.tpsmm import Tpsmm
 from animrepro.train import MethodConfig, TrainConfig, train
 
 ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
@@ -53,12 +54,11 @@ def test_avd_learns_after_the_model_and_leaves_it_alone(store, tmp_path):
 
 
 def test_splines_resume_to_the_same_bytes(store, tmp_path, monkeypatch):
-    import animrepro.train
     whole, seen = run_splines(store, tmp_path / "whole"), []
     def stop(*args):
         seen.append(args)
         raise KeyboardInterrupt
-    monkeypatch.setattr(animrepro.train, "disentangle", stop)  # killed when the model is done and the AVD network is not
+    monkeypatch.setattr(Tpsmm, "finish_training", stop)  # killed when the model is done and the AVD network is not
     with pytest.raises(KeyboardInterrupt): run_splines(store, tmp_path / "parts")
     monkeypatch.undo()
     assert seen and (tmp_path / "parts" / "state.pt").exists()

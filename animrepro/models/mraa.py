@@ -6,15 +6,15 @@
 __all__ = ['LEAST_VARIANCE', 'ROWS', 'Config', 'region_moments', 'principal_axes', 'upright', 'Regions', 'candidate_maps',
            'RegionDetector', 'BackgroundPredictor', 'region_maps', 'PixelwiseFlow', 'as_vectors', 'from_vectors',
            'RegionAvd', 'Source', 'Mraa', 'check_size', 'seeded_start', 'encode', 'prepare', 'motion', 'transfer',
-           'find_flow', 'paint', 'render', 'map_equivariance', 'losses', 'RegionParams', 'BackgroundParams',
-           'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
+           'find_flow', 'paint', 'render', 'map_equivariance', 'losses', 'finish_training', 'RegionParams',
+           'BackgroundParams', 'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
 
 # %% ../../nbs/35_models.mraa.ipynb #1f7074da
 import torch, torch.nn.functional as F
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from torch import nn
-from ..avd import AvdNetwork
+from ..avd import AvdNetwork, disentangle
 from ..blocks import conv, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
 from ..core import UserError, exact, extend, full_precision
@@ -347,6 +347,12 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     terms["equivariance"] = weight.equivariance * equivariance(motion.points, deformed.points, deformation)
     if weight.jacobian: terms["jacobian"] = weight.jacobian * map_equivariance(motion.affines, deformed.affines, deformed.points, deformation)
     return rendering, terms
+
+# %% ../../nbs/35_models.mraa.ipynb #f11186b5
+@extend(Mraa)
+def finish_training(self, store, config, seed: int, device: torch.device):
+    "Trains the AVD network, when keypoints are final."
+    if self.avd is not None: disentangle(self, store, config.avd, seed, device)
 
 # %% ../../nbs/35_models.mraa.ipynb #f37ccbbd
 @dataclass

@@ -6,7 +6,7 @@
 __all__ = ['POINTS', 'Config', 'PointRegressor', 'candidate_maps', 'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow',
            'DenseMotion', 'Source', 'Motion', 'Tpsmm', 'check_size', 'seeded_start', 'encode', 'prepare', 'encoder',
            'motion', 'transfer', 'find_flow', 'predict_background', 'bend', 'mask', 'paint', 'render', 'warp_loss',
-           'losses', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'TpsmmParams']
+           'losses', 'finish_training', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'TpsmmParams']
 
 # %% ../../nbs/32_models.tpsmm.ipynb #08ffddb7
 import math
@@ -14,7 +14,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
-from ..avd import AvdNetwork
+from ..avd import AvdNetwork, disentangle
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
 from ..core import UserError, exact, extend, full_precision, torch_generator
 from ..data.pairs import Batch
@@ -315,6 +315,12 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
     if there is not None and weight.background: terms["background"] = weight.background * background_loss(there, back)
     return rendering, terms
+
+# %% ../../nbs/32_models.tpsmm.ipynb #cf8d2106
+@extend(Tpsmm)
+def finish_training(self, store, config, seed: int, device: torch.device):
+    "Trains the AVD network, when keypoints are final."
+    if self.avd is not None: disentangle(self, store, config.avd, seed, device)
 
 # %% ../../nbs/32_models.tpsmm.ipynb #e70794f4
 @dataclass
