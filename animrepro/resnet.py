@@ -10,6 +10,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from .core import full_precision
 from .hourglass import NORMS
+from .inference import merge
 
 # %% ../nbs/26_resnet.ipynb #2f219744
 class BasicBlock(nn.Module):
@@ -23,6 +24,12 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.downsample(x) + self.bn2(self.conv2(out)))
+
+    def fuse(self):
+        "For inference: convolutions and the normalisations behind them as one where that can be."
+        self.conv1, self.bn1 = merge(self.conv1, self.bn1)
+        self.conv2, self.bn2 = merge(self.conv2, self.bn2)
+        if isinstance(self.downsample, nn.Sequential): self.downsample = nn.Sequential(*merge(*self.downsample))
 
 # %% ../nbs/26_resnet.ipynb #1b66c1c4
 class ResNet18(nn.Module):
@@ -39,3 +46,7 @@ class ResNet18(nn.Module):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return full_precision(self.fc(x.mean((2, 3))))
+
+    def fuse(self):
+        "For inference: the first convolution and its normalisation as one where that can be."
+        self.conv1, self.bn1 = merge(self.conv1, self.bn1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest, torch
 from animrepro.core import UserError, load_params, torch_generator, typed
 from animrepro.data.pairs import Batch
+from animrepro.inference import for_inference
 from animrepro.losses import Criterion, LossConfig
 from animrepro.models.contract import check_run, create_model, methods
 from animrepro.train import method_config
@@ -150,6 +151,23 @@ def test_one_source_twice_is_one_source(model):
 def test_weights_are_a_function_of_the_seed(name):
     first, second, other = (create_model(name, SMALL[name], seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[k], second[k]) for k in first) and any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@torch.no_grad()
+def test_a_copy_for_inference_draws_the_same_frames(monkeypatch):
+    "With every quick layer in use, for that the thresholds of width and size are lowered; norms of every kind; the model itself stays as it was."
+    for name in ("animrepro.inference.FEWEST_CHANNELS", "animrepro.inference.FEWEST_PIXELS", "animrepro.stylegan.FEWEST_CHANNELS", "animrepro.stylegan.UP_FROM"): monkeypatch.setattr(name, 2)
+    monkeypatch.setattr("animrepro.hourglass.FOLDED_FROM", {True: 1024, False: 2})
+    norms = {"fomm": dict(norm="batch", generator_norm="batch"), "tpsmm": dict(norm="instance", inpainting_norm="instance", resnet_norm="batch")}
+    for name in TRAINABLE:
+        model = create_model(name, SMALL[name] | norms.get(name, {}))
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d): norm.running_mean.uniform_(-0.3, 0.3, generator=torch_generator(0, name)), norm.running_var.uniform_(0.5, 2, generator=torch_generator(1, name))
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        sources, driving = pictures(1, 2, 3, 32, 32), pictures(3, 3, 32, 32, seed=1)
+        difference = (for_inference(model).reconstruct(sources, driving).frame - model.eval().reconstruct(sources, driving).frame).abs().max()
+        assert difference < 0.5 / 255, name
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all(p.requires_grad for p in model.parameters())
 
 
 @torch.no_grad()
