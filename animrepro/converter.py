@@ -23,7 +23,8 @@ class Official:
     `mark`: a parameter of `model_params` or its `common_params` that tells whose configuration a file is.
     `optional`: networks that a checkpoint may lack, each with the field of `Config` that leaves it out.
     `arrange`: the networks with their tensors as our layers hold them.
-    `align_corners`: `Config` has a field of this name, which their files do not tell."""
+    `align_corners`: `Config` has a field of this name, which their files do not tell.
+    `size`: of pictures, where neither file nor user says it."""
     names: dict[str, dict[str, str]]
     params: type | None = None
     shapes: Callable[[Networks, str | Path], dict] | None = None
@@ -31,6 +32,7 @@ class Official:
     optional: dict[str, str] = field(default_factory=dict)
     arrange: Callable[[Networks], Networks] = lambda networks: networks
     align_corners: bool = False
+    size: int = 256
 
 # %% ../nbs/29_converter.ipynb #09189d42
 def translate(names: dict[str, str], name: str) -> str | None:

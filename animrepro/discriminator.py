@@ -11,30 +11,31 @@ from torch import nn
 
 # %% ../nbs/28_discriminator.ipynb #56f80a89
 class Discriminator(nn.Module):
-    "Scores of patches: pictures `(B, 3, H, W)` to (scores `(B, 1, h, w)`, feature maps of each block). Needs H and W of 32 or more."
-    def __init__(self, width: int = 64, blocks: int = 4, ceiling: int = 512):
+    """Scores of patches: pictures `(B, 3, H, W)` to (scores `(B, 1, h, w)`, feature maps of each block). Needs H and W of 32 or more, 64 without `padding`.
+    With `beside`, it is conditioned: each picture comes with that many maps `(B, beside, H, W)` of what it should show."""
+    def __init__(self, width: int = 64, blocks: int = 4, ceiling: int = 512, beside: int = 0, spectral: bool = True, padding: int = 1):
         super().__init__()
-        widths = [3, *(min(ceiling, width * 2**i) for i in range(blocks))]
-        spectral = nn.utils.parametrizations.spectral_norm
-        self.convs = nn.ModuleList(spectral(nn.Conv2d(a, b, 4, padding=1)) for a, b in zip(widths, widths[1:]))
+        widths = [3 + beside, *(min(ceiling, width * 2**i) for i in range(blocks))]
+        bounded = nn.utils.parametrizations.spectral_norm if spectral else lambda layer: layer
+        self.convs = nn.ModuleList(bounded(nn.Conv2d(a, b, 4, padding=padding)) for a, b in zip(widths, widths[1:]))
         self.norms = nn.ModuleList(nn.Identity() if i == 0 else nn.InstanceNorm2d(w, affine=True) for i, w in enumerate(widths[1:]))
-        self.head = spectral(nn.Conv2d(widths[-1], 1, 1))
+        self.head = bounded(nn.Conv2d(widths[-1], 1, 1))
 
     def seeded(self, generator: torch.Generator) -> "Discriminator":
         "Draws all weights, and the first vectors of the spectral norm, from `generator`."
         with torch.no_grad():
             for layer in (*self.convs, self.head):
-                weight = layer.parametrizations.weight
-                bound = weight.original[0].numel() ** -0.5
-                for p in (weight.original, layer.bias): p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
-                for name in ("_u", "_v"):
-                    vector = getattr(weight[0], name)
-                    vector.copy_(F.normalize(torch.randn(vector.shape, generator=generator), dim=0))
+                spectral = layer.parametrizations.weight if hasattr(layer, "parametrizations") else None
+                weight = spectral.original if spectral else layer.weight
+                bound = weight[0].numel() ** -0.5
+                for p in (weight, layer.bias): p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
+                if not spectral: continue
+                for vector in (spectral[0]._u, spectral[0]._v): vector.copy_(F.normalize(torch.randn(vector.shape, generator=generator), dim=0))
                 for _ in range(15): layer.weight  # each look at the weight improves the estimate of its norm by one step
         return self
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        x, features = images, []
+    def forward(self, images: torch.Tensor, beside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        x, features = images if beside is None else torch.cat([images, beside], 1), []
         for conv, norm in zip(self.convs, self.norms):
             x = F.leaky_relu(norm(conv(x)), 0.2)
             # The last block keeps its resolution where the picture is small.

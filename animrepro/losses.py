@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'pyramid', 'PixelPyramid', 'load_features', 'FeaturePyramid', 'equivariance', 'jacobian_equivariance',
-           'hinge_discriminator', 'feature_matching', 'r1_penalty', 'LossConfig', 'Criterion']
+           'hinge_discriminator', 'feature_matching', 'least_squares_discriminator', 'r1_penalty', 'LossConfig',
+           'Criterion']
 
 # %% ../nbs/27_losses.ipynb #f7aa3d0f
 import torch, torch.nn.functional as F
@@ -94,9 +95,14 @@ def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 # %% ../nbs/27_losses.ipynb #8f9670fb
-def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor]) -> torch.Tensor:
-    "Mean absolute difference of the discriminator's feature maps, averaged over layers (pix2pixHD Eq. 4)."
-    return sum((f - r.detach()).abs().mean() for f, r in zip(fake, real)) / len(fake)
+def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor], weights: tuple[float, ...] = ()) -> torch.Tensor:
+    "Mean absolute difference of the discriminator's feature maps, averaged over layers (pix2pixHD Eq. 4) or, with `weights`, a weighted sum over them."
+    return sum(w * (f - r).abs().mean() for w, f, r in zip(weights or [1 / len(fake)] * len(fake), fake, real))
+
+# %% ../nbs/27_losses.ipynb #68c3a60b
+def least_squares_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    "Least-squares loss of the discriminator (Mao et al. 2017)."
+    return (1 - real).square().mean() + fake.square().mean()
 
 # %% ../nbs/27_losses.ipynb #0f6dcb1e
 def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
@@ -119,7 +125,9 @@ class LossConfig:
     background: float = 10.0  # TPSMM only
     adversarial: float = 0.0
     feature_matching: float = 10.0
-    discriminator: Literal["patch", "stylegan2"] = "patch"  # patch: hinge and feature matching; stylegan2: non-saturating and R1
+    matching: tuple[float, ...] = ()  # weights of the discriminator's blocks; none: their mean
+    # patch: hinge; least_squares: Monkey-Net's, conditioned on keypoints; both with feature matching. stylegan2: non-saturating and R1
+    discriminator: Literal["patch", "least_squares", "stylegan2"] = "patch"
     discriminator_width: int = 64
     r1: float = 10.0
     r1_every: int = 16
@@ -127,34 +135,37 @@ class LossConfig:
 # %% ../nbs/27_losses.ipynb #15d8eb20
 class Criterion(nn.Module):
     "The networks that judge a prediction of pictures `size` × `size`. They are no part of the model and are not saved with its weights."
-    def __init__(self, config: LossConfig, seed: int = 0, size: int = 64):
+    def __init__(self, config: LossConfig, seed: int = 0, size: int = 64, beside: int = 0):
         super().__init__()
         self.config, self.discriminator, generator = config, None, torch_generator(seed, "discriminator")
         self.teachers = {}  # networks that one method's own terms need, by name; frozen, and not saved
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
         if not config.adversarial: return
-        self.discriminator = Discriminator(config.discriminator_width).seeded(generator) if config.discriminator == "patch" else StyleDiscriminator(size)
+        if config.discriminator == "patch": self.discriminator = Discriminator(config.discriminator_width).seeded(generator)
+        elif config.discriminator == "least_squares": self.discriminator = Discriminator(config.discriminator_width, ceiling=256, beside=beside, spectral=False, padding=0).seeded(generator)
+        else: self.discriminator = StyleDiscriminator(size)
         if config.discriminator == "stylegan2": seeded_normal(self.discriminator, generator)
 
-    def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        "Weighted terms for a prediction `(B, 3, H, W)`."
+    def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor, beside: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        "Weighted terms for a prediction `(B, 3, H, W)`, for a conditioned discriminator with maps `beside (B, C, H, W)` of what it should show."
         config, terms = self.config, {}
         if config.pixel: terms["pixel"] = config.pixel * (prediction - target).abs().mean()
-        terms["perceptual"] = config.perceptual * self.perceptual(prediction, target)
+        if config.perceptual: terms["perceptual"] = config.perceptual * self.perceptual(prediction, target)
         if self.discriminator is None: return terms
         if config.discriminator == "stylegan2": return terms | {"adversarial": config.adversarial * F.softplus(-self.discriminator(prediction)).mean()}
         self.discriminator.eval()  # the spectral norm moves on in the discriminator's own step only
-        with torch.no_grad(): _, real = self.discriminator(target)
-        score, fake = self.discriminator(prediction)
-        return terms | {"adversarial": -config.adversarial * score.mean(), "feature_matching": config.feature_matching * feature_matching(fake, real)}
+        with torch.set_grad_enabled(beside is not None): _, real = self.discriminator(target, beside)  # maps learn from both halves
+        score, fake = self.discriminator(prediction, beside)
+        adversarial = (1 - score).square() if config.discriminator == "least_squares" else -score
+        return terms | {"adversarial": config.adversarial * adversarial.mean(), "feature_matching": config.feature_matching * feature_matching(fake, real, config.matching)}
 
-    def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0, discriminator: nn.Module | None = None) -> torch.Tensor:
-        "The discriminator's own loss; the prediction is taken as given. `discriminator` may be a wrapper of our own, for several processes."
+    def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0, discriminator: nn.Module | None = None, beside: torch.Tensor | None = None) -> torch.Tensor:
+        "The discriminator's own loss; prediction and maps are taken as given. `discriminator` may be a wrapper of our own, for several processes."
         config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat([prediction.detach(), target])
         discriminator.train()
-        if config.discriminator == "patch":
-            fake, real = discriminator(both)[0].chunk(2)
-            return hinge_discriminator(real, fake)
+        if config.discriminator != "stylegan2":
+            fake, real = discriminator(both, None if beside is None else beside.detach().repeat(2, 1, 1, 1))[0].chunk(2)
+            return (least_squares_discriminator if config.discriminator == "least_squares" else hinge_discriminator)(real, fake)
         fake, real = discriminator(both).chunk(2)
         loss = F.softplus(fake).mean() + F.softplus(-real).mean()
         if config.r1 and step % config.r1_every == 0: loss = loss + config.r1 / 2 * config.r1_every * r1_penalty(discriminator, target)

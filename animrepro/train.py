@@ -104,7 +104,7 @@ class Learner:
         if self.average is not None: self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         if self.judge is not None:
             self.judge.requires_grad_(True)
-            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge)
+            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge, rendering.beside)
             self._descend("discriminator", terms["discriminator"])
         return terms
 
@@ -135,7 +135,7 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay, fused=True)
-    criterion = Criterion(config.loss, seed, model.config.size).to(accelerator.device)
+    criterion = Criterion(config.loss, seed, model.config.size, model.beside).to(accelerator.device)
     model = model.to(accelerator.device)
     average = averaged(model, config.train.average) if config.train.average else None
     model, optimizer = accelerator.prepare(model, adam(model))
@@ -240,7 +240,7 @@ def gradients(learn: Learner, fresh: Animator, store: FrameStore, seed: int) -> 
     "`term_gradients` of the untrained model `fresh` and of the trained one, on one batch of single sources."
     pairs = pairs_of(replace(learn.config.train, single=1.0, flip=0.0, jitter=0.0), store, seed)
     batch = next(iter(loader(pairs, min(8, learn.config.train.batch), range(1)))).to(learn.accelerator.device)
-    start = Criterion(learn.config.loss, seed, fresh.config.size)
+    start = Criterion(learn.config.loss, seed, fresh.config.size, fresh.beside)
     start.teachers = learn.criterion.teachers
     pair = {"start": (fresh, start), "end": (copy.deepcopy(learn.result).train(), learn.criterion)}
     for when, (model, criterion) in pair.items():

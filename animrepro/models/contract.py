@@ -19,9 +19,11 @@ from ..warp import make_grid
 # %% ../../nbs/30_models.contract.ipynb #a085b35c
 @dataclass
 class Rendering:
-    "A frame `(B, 3, H, W)` in [0, 1], and by name what is worth looking at: flow, shares, masks."
+    """A frame `(B, 3, H, W)` in [0, 1], and by name what is worth looking at: flow, shares, masks.
+    `beside (B, C, H, W)`: in training, maps of what the frame should show, for a discriminator that is conditioned on them."""
     frame: torch.Tensor
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    beside: torch.Tensor | None = None
 
 # %% ../../nbs/30_models.contract.ipynb #983f435d
 Mode = Literal["absolute", "relative", "avd"]
@@ -38,6 +40,7 @@ class Animator(nn.Module):
     presets: tuple[str, ...] = ("smoke", "quick", "paper")  # the scales in its section of params.yaml
     modes: tuple[Mode, ...] = ("absolute",)   # of transfer
     official: Any = None                      # how `animrepro convert` reads its authors' checkpoint, see `29_converter`
+    beside: int = 0                           # number of maps that `losses` can show a conditioned discriminator
     several: bool = False                     # made for several sources, not only adapted to them
     set_invariant: bool = True                # promises that the order of sources does not matter
     later: tuple[str, ...] = ()               # parts that are trained after all others, in a phase of their own

@@ -20,7 +20,7 @@ def officials() -> dict[str, Official]:
     return {name: cls.official for name, cls in methods().items() if cls.official}
 
 def read_config(method: str, path: str | Path, size: int | None = None) -> dict:
-    "Fields of our `Config` from the authors' YAML file. The size of pictures is the file's `frame_shape`, else `size`, else 256."
+    "Fields of our `Config` from the authors' YAML file. The size of pictures is the file's, else `size`, else that of `Official`."
     loaded, known = load_yaml(path), officials()
     section = loaded.get("model_params")
     if not isinstance(section, dict): raise UserError(f"{path}: no section model_params; give a configuration from the authors' repository")
@@ -32,7 +32,7 @@ def read_config(method: str, path: str | Path, size: int | None = None) -> dict:
     check_numbers(asdict(params), f"{path}: model_params")
     try: config = params.config()
     except UserError as e: raise UserError(f"{path}: {e}") from e
-    return config | {"size": read_size(loaded.get("dataset_params"), size, path)}
+    return config | {"size": read_size(loaded.get("dataset_params"), size, path, known[method].size)}
 
 # %% ../../nbs/39_models.official.ipynb #ddb793a7
 def check_numbers(values: dict, where: str):
@@ -42,13 +42,14 @@ def check_numbers(values: dict, where: str):
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and not (value > 0 or name == "pad" and value == 0):
             raise UserError(f"{where}.{name}: {value} is not positive; use the authors' file")
 
-def read_size(section: dict | None, size: int | None, path: str | Path) -> int:
-    "Width and height of pictures. Their `frame_shape` is height, width and channels, or null."
-    shape = section.get("frame_shape") if isinstance(section, dict) else None
-    if shape is None: return size or 256
+def read_size(section: dict | None, size: int | None, path: str | Path, default: int = 256) -> int:
+    "Width and height of pictures. Their `frame_shape`, in Monkey-Net `image_shape`, is height, width and channels, or null."
+    name = next((n for n in ("frame_shape", "image_shape") if isinstance(section, dict) and section.get(n) is not None), None)
+    if name is None: return size or default
+    shape = section[name]
     if not isinstance(shape, list) or len(shape) not in (2, 3) or type(shape[0]) is not int or shape[0] != shape[1]:
-        raise UserError(f"{path}: dataset_params.frame_shape {shape}: our models know square pictures; use another checkpoint")
-    if size not in (None, shape[0]): raise UserError(f"{path}: dataset_params.frame_shape is {shape[0]}, --size is {size}; leave --size out")
+        raise UserError(f"{path}: dataset_params.{name} {shape}: our models know square pictures; use another checkpoint")
+    if size not in (None, shape[0]): raise UserError(f"{path}: dataset_params.{name} is {shape[0]}, --size is {size}; leave --size out")
     return shape[0]
 
 # %% ../../nbs/39_models.official.ipynb #fc94fe7e
