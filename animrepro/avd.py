@@ -12,7 +12,7 @@ from typing import Callable
 import numpy as np
 from torch import nn
 from tqdm import tqdm
-from .core import rng, to_float
+from .core import Count, Length, Positive, Share, rng, to_float
 from .data.store import FrameStore
 
 # %% ../nbs/29_avd.ipynb #ba85e00b
@@ -47,12 +47,12 @@ class AvdNetwork(nn.Module):
 @dataclass
 class AvdConfig:
     "How the network is trained. `stretch` is the largest change of width and height; `frames` are taken from each clip."
-    steps: int = 10_000
-    batch: int = 256
-    lr: float = 1e-3
-    drop_at: tuple[float, ...] = (0.7, 0.9)
-    stretch: float = 0.25
-    frames: int = 32
+    steps: Count = 10_000
+    batch: Length = 256
+    lr: Positive = 1e-3
+    drop_at: tuple[Share, ...] = (0.7, 0.9)
+    stretch: Share = 0.25
+    frames: Count = 32
 
 # %% ../nbs/29_avd.ipynb #afb08123
 @torch.no_grad()

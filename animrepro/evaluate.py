@@ -9,9 +9,10 @@ __all__ = ['CROSS', 'METRICS', 'COLUMNS', 'EvaluateConfig', 'source_frames', 'sc
 # %% ../nbs/58_evaluate.ipynb #3b46115c
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
-from .core import UserError, to_float, write_atomic
+from .core import Count, Range, UserError, to_float, write_atomic
 from .data.puppets import correspondence, render, truth_of
 from .data.store import FrameStore
 from .metrics.correspondence import end_point_error
@@ -28,10 +29,10 @@ from .stats import bootstrap_mean
 @dataclass
 class EvaluateConfig:
     "How clips are scored: numbers of sources, frames per clip, and every how many frames cross-identity animation is drawn."
-    sources: tuple[int, ...] = (1, 2, 3)
-    max_frames: int | None = 180
-    cross_every: int = 2
-    batch: int = 16
+    sources: tuple[Count, ...] = (1, 2, 3)
+    max_frames: Annotated[int, Range(2, 10**6)] | None = 180
+    cross_every: Count = 2
+    batch: Annotated[int, Range(1, 4096)] = 16
     every_frame: bool = False  # True: sources are scored as well, as TPSMM and LIA do
 
 # %% ../nbs/58_evaluate.ipynb #6e17f726
@@ -115,6 +116,10 @@ def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instrum
     Recipes are chosen on `valid`; `test` is for the record."""
     device, tables, clips = torch.device(device), [], store.split(split)
     if not clips: raise UserError(f"{store.path}: has no {split} clips; prepare the data set with some")
+    if not config.sources: raise UserError("evaluate: sources is empty; give a number of sources")
+    for clip in clips:
+        if not scored_frames(config, frames := min(store.clips[clip].frames, config.max_frames or 10**9)):
+            raise UserError(f"{store.path}: clip {store.clips[clip].name} has {frames} frames, and {max(config.sources)} sources leave none to score; ask for fewer sources")
     load = lambda clip: to_float(store.frames(clip, range(store.clips[clip].frames)[:config.max_frames]))
     for clip, following in zip(tqdm(clips, "evaluate", unit="clip", disable=None), clips[1:] + clips[:1]):
         meta, frames = store.clips[clip].meta, load(clip)

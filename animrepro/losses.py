@@ -12,7 +12,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from typing import Literal
 from torch import nn
-from .core import exact, torch_generator
+from .core import Count, Depth, Length, Weight, exact, torch_generator
 from .discriminator import Discriminator
 from .stylegan import StyleDiscriminator, seeded_normal
 from .weights import find_weights
@@ -115,22 +115,22 @@ def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
 @dataclass
 class LossConfig:
     "Weights of the loss terms; a term of weight 0 is not computed."
-    pixel: float = 0.0        # LIA only
-    perceptual: float = 10.0
+    pixel: Weight = 0.0        # LIA only
+    perceptual: Weight = 10.0
     network: Literal["pixels", "alexnet", "vgg19"] = "pixels"
-    levels: int = 4
-    equivariance: float = 10.0
-    jacobian: float = 10.0    # FOMM only
-    warp: float = 10.0        # TPSMM only
-    background: float = 10.0  # TPSMM only
-    adversarial: float = 0.0
-    feature_matching: float = 10.0
-    matching: tuple[float, ...] = ()  # weights of the discriminator's blocks; none: their mean
+    levels: Depth = 4
+    equivariance: Weight = 10.0
+    jacobian: Weight = 10.0    # FOMM only
+    warp: Weight = 10.0        # TPSMM only
+    background: Weight = 10.0  # TPSMM only
+    adversarial: Weight = 0.0
+    feature_matching: Weight = 10.0
+    matching: tuple[Weight, ...] = ()  # weights of the discriminator's blocks; none: their mean
     # patch: hinge; least_squares: Monkey-Net's, conditioned on keypoints; both with feature matching. stylegan2: non-saturating and R1
     discriminator: Literal["patch", "least_squares", "stylegan2"] = "patch"
-    discriminator_width: int = 64
-    r1: float = 10.0
-    r1_every: int = 16
+    discriminator_width: Length = 64
+    r1: Weight = 10.0
+    r1_every: Count = 16
 
 # %% ../nbs/27_losses.ipynb #15d8eb20
 class Criterion(nn.Module):

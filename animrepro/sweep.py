@@ -27,13 +27,12 @@ from .train import MethodConfig, signature, train
 # %% ../nbs/64_sweep.ipynb #1e883ed9
 def notebook_parameters(path: str | Path) -> dict:
     "Name and default of each parameter of a notebook: the assignments in its cell tagged `parameters`."
-    try: cells = json.loads(Path(path).read_text(encoding="utf8"))["cells"]
+    try: found = ["".join(c["source"]) for c in json.loads(Path(path).read_text(encoding="utf8"))["cells"] if "parameters" in c["metadata"].get("tags", [])]
     except FileNotFoundError as e: raise UserError(f"{path}: no such notebook; check the name") from e
-    except (ValueError, KeyError, TypeError) as e: raise UserError(f"{path}: not a notebook; check the name") from e
-    found = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e: raise UserError(f"{path}: not a notebook; check the name, or open and save it with Jupyter") from e
     if not found: raise UserError(f"{path}: has no cell tagged `parameters`; tag the cell that sets them")
-    body = ast.parse("".join(found[0]["source"])).body
-    return {s.targets[0].id: ast.literal_eval(s.value) for s in body if isinstance(s, ast.Assign)}
+    try: return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(found[0]).body if isinstance(s, ast.Assign)}
+    except (SyntaxError, ValueError, AttributeError) as e: raise UserError(f"{path}: its cell tagged `parameters` may only set names to plain values ({e}); move other code into a cell of its own") from e
 
 # %% ../nbs/64_sweep.ipynb #19cca8dd
 def parse_parameter(name: str, text: str, default) -> object:
@@ -121,8 +120,7 @@ def run_variant(bench: Bench, method: str, variant: str, config: MethodConfig, s
     trained = dict(signature=signature(method, config, seed, bench.store), modules=bench.code)
     scored = dict(trained, evaluate=str(bench.evaluate), instruments=[k for k, v in vars(bench.instruments).items() if v])
     if not (weights.exists() and holds(folder / "run.json", trained)):
-        weights.unlink(missing_ok=True)
-        train(bench.store, method, config, seed, folder, resume=True, dataset=bench.dataset, scale=bench.scale, variant=variant, **trained)
+        train(bench.store, method, config, seed, folder, resume=True, dataset=bench.dataset, scale=bench.scale, variant=variant, modules=bench.code)
     if not holds(folder / "scored.json", scored):
         score(bench, load_weights(weights), folder)
         write_json(folder / "scored.json", scored)

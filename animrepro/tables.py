@@ -617,6 +617,7 @@ def promote(root: str | Path) -> list[str]:
         if path.is_file(): write_bytes(target / name, path.read_bytes())
     seal(target, run.scores, [name for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")])
     write_blocks(target / "tables", record, None)
+    write_tables(root)  # they show the record, which is another one now; so a second call, or one after a kill, changes nothing
     return list(dict.fromkeys(run.scores["run"]))
 
 # %% ../nbs/60_tables.ipynb #e7d3c473

@@ -4,26 +4,26 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'averaged', 'learner', 'signature',
-           'save_progress', 'load_progress', 'start_from', 'train', 'pairs_of', 'updates', 'term_gradients',
-           'gradients', 'finish']
+           'save_progress', 'load_progress', 'start_from', 'complete', 'finite', 'train', 'pairs_of', 'updates',
+           'term_gradients', 'gradients', 'finish']
 
 # %% ../nbs/40_train.ipynb #98203f65
 import copy, csv, hashlib, json, math, os, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 import torch
 from torch.optim.swa_utils import AveragedModel
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm import tqdm
 from .avd import AvdConfig
-from .checkpoint import load_state, load_weights, save_state, save_weights
-from .core import UserError, typed, write_atomic
+from .checkpoint import check_finite, load_state, load_weights, save_state, save_weights
+from .core import Count, Decay, Length, Positive, Range, Share, UserError, Weight, typed, write_atomic
 from .data.pairs import Augment, Batch, Draw, Pairs, loader
 from .data.store import FrameStore
 from .losses import Criterion, LossConfig
-from .models.contract import Animator, create_model
-from .record import circumstances, peak_memory, write_json
+from .models.contract import Animator, create_model, method_class
+from .record import circumstances, code_digest, peak_memory, write_json
 
 # %% ../nbs/40_train.ipynb #fb06ecbf
 @dataclass
@@ -32,24 +32,24 @@ class TrainConfig:
     wave. `average` is the decay of the moving average of the weights that is kept as the result (0: the last weights are). `clip` bounds
     every gradient of the parts that a model names in `clipped` (0 is no bound); `init` names weights to start from.
     `sources`, `single`, `near` and `window` as in `Draw`."""
-    steps: int = 300_000
-    batch: int = 8
-    lr: float = 2e-4
-    betas: tuple[float, ...] = (0.5, 0.999)
+    steps: Count = 300_000
+    batch: Length = 8
+    lr: Positive = 2e-4
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
     schedule: Literal["drops", "cosine"] = "drops"
-    drop_at: tuple[float, ...] = (0.833,)
-    average: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 0.0
-    sources: int = 3
-    single: float = 0.0
-    near: float = 0.0
-    window: int = 7
-    flip: float = 0.0
-    jitter: float = 0.0
+    drop_at: tuple[Share, ...] = (0.833,)
+    average: Decay = 0.0
+    weight_decay: Weight = 0.0
+    clip: Weight = 0.0
+    sources: Length = 3
+    single: Share = 0.0
+    near: Share = 0.0
+    window: Count = 7
+    flip: Share = 0.0
+    jitter: Share = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    save_every: int = 1000
-    workers: int = 0
+    save_every: Count = 1000
+    workers: Annotated[int, Range(0, 256)] = 0
     init: str | None = None
 
 # %% ../nbs/40_train.ipynb #f247244b
@@ -65,7 +65,8 @@ class MethodConfig:
 def method_config(methods: dict, method: str, scale: str, steps: int | None = None) -> MethodConfig:
     "The section `methods.<method>.<scale>` of `params.yaml`, checked; `steps` overrides its length."
     where = f"params.yaml: methods.{method}.{scale}"
-    if scale not in methods.get(method, {}): raise UserError(f"{where}: is missing; add it, or use another scale")
+    method_class(method)  # an unknown method is told as such
+    if not isinstance(methods.get(method), dict) or scale not in methods[method]: raise UserError(f"{where}: is missing; add it, or use another scale")
     config = typed(MethodConfig, methods[method][scale], where)
     return replace(config, train=replace(config.train, steps=steps)) if steps is not None else config
 
@@ -155,6 +156,7 @@ def save_progress(path: Path, learner: Learner, step: int, seconds: float, curve
     "Saves model, discriminator, optimisers, the next step, time spent and the loss curve. The main process writes."
     if not learner.accelerator.is_main_process: return
     model = learner.accelerator.unwrap_model(learner.model)
+    check_finite(path, model.state_dict())
     average = {} if learner.average is None else learner.average.state_dict()
     state = dict(model=model.state_dict(), average=average, criterion=learner.criterion.state_dict(), step=step, seconds=seconds, curve=curve, signature=signature)
     save_state(path, **state, optimizers={k: o.state_dict() for k, o in learner.optimizers.items()})
@@ -182,25 +184,43 @@ def start_from(model: Animator, path: str):
     except RuntimeError as e: raise UserError(f"{path}: these weights are of another architecture; use the same model parameters") from e
 
 # %% ../nbs/40_train.ipynb #2aca4844
+def complete(out: Path, signature: str) -> bool:
+    "Whether the run of that signature, by the code as it is now, has left its weights in `out`."
+    try: record = json.loads((out / "run.json").read_text(encoding="utf8"))
+    except (OSError, ValueError): return False
+    return (out / "weights.safetensors").exists() and (record.get("signature"), record.get("code")) == (signature, code_digest())
+
+def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
+    "The loss terms as numbers. `UserError` where one is not finite."
+    values = {name: term.item() for name, term in terms.items()}
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise UserError(f"training: loss term {bad[0]} is {values[bad[0]]} at step {step}, so the training diverged; choose a lower rate, train.lr in params.yaml")
+    return values
+
 def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: str | Path, resume: bool = False, **about) -> Path:
     """Trains `method` on the split `train` of `store` and writes `weights.safetensors`, `curve.csv` and `run.json` into `out`.
-    With `resume`, goes on from `state.pt` in `out` if it is of the same run. `about` goes into the record and the weights."""
+    With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that run is complete. `about` goes into
+    the record and the weights. `UserError` where the training diverges."""
     out = Path(out)
+    if config.model.get("size", store.size) != store.size: raise UserError(f"params.yaml: methods.{method}: model.size is {config.model['size']}, that of the data set {store.size}; leave it out")
     model = create_model(method, dict(config.model, size=store.size), seed, f"params.yaml: methods.{method}: model")
     if config.train.init: start_from(model, config.train.init)
     learn, mark, teachers = learner(model, config, seed), signature(method, config, seed, store), model.teachers(store)
+    if resume and complete(out, mark): return out / "weights.safetensors"
     learn.criterion.teachers = {k: t.to(learn.accelerator.device) for k, t in teachers.items() if not isinstance(t, str)}
     first, spent, curve = load_progress(out / "state.pt", learn, mark) if resume else (0, 0.0, [])
     start, steps = time.perf_counter() - spent, config.train.steps
+    if learn.accelerator.is_main_process: (out / "weights.safetensors").unlink(missing_ok=True)  # of an earlier run: nobody shall score them as this one's
     for step, terms in updates(learn, store, seed, first):
-        if step % max(1, steps // 200) == 0 or step == steps - 1: curve.append({"step": step, **{k: v.item() for k, v in terms.items()}})
-        if (step + 1) % config.train.save_every == 0 and step + 1 < steps:
-            save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
+        shown, saved = step % max(1, steps // 200) == 0 or step == steps - 1, (step + 1) % config.train.save_every == 0 and step + 1 < steps
+        values = finite(step, terms) if shown or saved else None
+        if shown: curve.append({"step": step, **values})
+        if saved: save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
     if steps > first: save_progress(out / "state.pt", learn, steps, time.perf_counter() - start, curve, mark)
     if learn.accelerator.is_main_process:
         learn.result.eval().finish_training(store, config, seed, learn.accelerator.device)
         seconds, fresh = round(time.perf_counter() - start, 1), lambda: create_model(method, asdict(model.config), seed)
-        record = dict(method=method, seed=seed, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
+        record = dict(method=method, seed=seed, signature=mark, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
                       parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None,
                       processes=learn.accelerator.num_processes, **about, gradients=gradients(learn, fresh(), store, seed),
                       teachers={k: t if isinstance(t, str) else type(t).__name__ for k, t in teachers.items()}, config=asdict(config), **circumstances())

@@ -71,11 +71,11 @@ def test_entries():
     ("a", None, None, ["datasets.a", "kind"]),
     ("a", {"kind": "puppets", "trian": 3}, None, ["datasets.a", "train"]),
     ("a", {"kind": "puppets", "train": "many"}, None, ["datasets.a.train", "many"]),
-    ("a", {"kind": "puppets", "train": 0}, None, ["0 train"]),
-    ("a", {"kind": "puppets", "size": 0}, None, ["size 0"]),
+    ("a", {"kind": "puppets", "train": 0}, None, ["datasets.a.train", "out of range"]),
+    ("a", {"kind": "puppets", "size": 0}, None, ["datasets.a.size", "out of range"]),
     ("a", {"kind": "puppets"}, "somewhere", ["leave --root out"]),
     ("a", {"kind": "folder"}, None, ["root is missing"]),
-    ("a", {"kind": "folder", "root": "x", "test": 1.0}, None, ["test share 1.0"]),
+    ("a", {"kind": "folder", "root": "x", "test": 1.0}, None, ["datasets.a.test", "out of range"]),
     ("a", {"kind": "folder", "root": "x", "fit": "stretch"}, None, ["datasets.a.fit"]),
     ("../a", {"kind": "puppets"}, None, ["not a usable name"]),
     ("", {"kind": "puppets"}, None, ["not a usable name"]),
@@ -204,6 +204,18 @@ def test_mixed_folder(tmp_path):
     assert "5 skipped" in str(report) and prepared(tmp_path / "out" / "mine.zip") == report
 
 
+def test_links_neither_double_nor_leak_clips(tmp_path):
+    root = tmp_path / "mine"
+    for name in ("train/a.mp4", "test/b.mp4"):
+        (root / name).parent.mkdir(parents=True)
+        write_video(root / name, movie(), 25)
+    (root / "train/loop").symlink_to(root)
+    (root / "train/b.mp4").symlink_to(root / "test/b.mp4")
+    report = prepare("mine", FolderEntry("folder", root=str(root), size=16), tmp_path / "m.zip")
+    assert {c.name: c.split for c in FrameStore(tmp_path / "m.zip").clips} == {"train/a.mp4": "train", "test/b.mp4": "test"}
+    assert report.skipped and all("is a link" in line for line in report.skipped)
+
+
 def test_given_splits(tmp_path):
     root = tmp_path / "mine"
     for name in ("train/a.mp4", "train/b.mp4", "test/a.mp4", "other/c.mp4"):
@@ -237,7 +249,7 @@ def test_no_clip_at_all(tmp_path):
 
 def test_frames_next_to_nothing_else(tmp_path):
     for t, frame in enumerate(movie(3)): Image.fromarray(frame).save(tmp_path / f"{t}.png")
-    assert len(clip_paths(tmp_path)) == 3
+    assert len(clip_paths(tmp_path)[0]) == 3
     refused(lambda: prepare("mine", FolderEntry("folder", root=str(tmp_path)), tmp_path / "m.zip"), "no readable clip", "single picture")
 
 

@@ -686,7 +686,7 @@ def test_broken_files(made, tmp_path, capsys):
     refused(capsys, tmp_path, ["fomm", tmp_path / "nowhere.pth.tar", "--config", config], "nowhere.pth.tar: no such checkpoint")
     refused(capsys, tmp_path, ["fomm", tmp_path, "--config", config], tmp_path.name)
     refused(capsys, tmp_path, ["fomm", good, "--config", tmp_path / "nowhere.yaml"], "nowhere.yaml: no such file")
-    refused(capsys, tmp_path, ["fomm", good, "--config", config, "--out", good], "would replace what is read")
+    refused(capsys, tmp_path, ["fomm", good, "--config", config, "--out", good], "is also")
     refused(capsys, tmp_path, ["fomm", good, "--config", config, "--out", config / "w.safetensors"], "cannot be written")
 
 

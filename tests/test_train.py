@@ -120,6 +120,30 @@ def test_a_state_of_other_parameters_is_not_resumed(store, tmp_path):
     assert sha256(run(store, tmp_path / "b", resume=True)) == sha256(tmp_path / "a/weights.safetensors")
 
 
+def test_resuming_a_finished_run_does_nothing(store, tmp_path, monkeypatch):
+    import animrepro.train
+    whole = run(store, tmp_path / "a")
+    before = {p.name: p.stat().st_mtime_ns for p in whole.parent.iterdir()}
+    assert run(store, tmp_path / "a", resume=True) == whole and before == {p.name: p.stat().st_mtime_ns for p in whole.parent.iterdir()}
+    monkeypatch.setattr(animrepro.train, "code_digest", lambda: "of other code")
+    run(store, tmp_path / "a", resume=True)
+    assert before["run.json"] != (tmp_path / "a/run.json").stat().st_mtime_ns
+
+
+def test_older_weights_do_not_stand_beside_a_killed_run(store, tmp_path, monkeypatch):
+    import animrepro.train
+    run(store, tmp_path / "a")
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(animrepro.train, "finish", stop)
+    with pytest.raises(KeyboardInterrupt): run(store, tmp_path / "a", steps=8)
+    assert (tmp_path / "a/state.pt").exists() and not (tmp_path / "a/weights.safetensors").exists()
+
+
+def test_a_diverged_training_fails(store, tmp_path):
+    with pytest.raises(UserError, match="diverged; choose a lower rate"): run(store, tmp_path / "a", lr=1e20, steps=12)
+    assert not list(tmp_path.rglob("weights*"))
+
+
 def test_two_processes_agree_with_one(project):
     "Two gloo processes on the CPU take half of each batch; gradients are averaged, so only rounding differs."
     args, how = command(project, "--steps", "4", "--out", "one")

@@ -110,6 +110,25 @@ def test_limit_reads_the_start_of_a_broken_file(tmp_path):
     assert 3 < count < 37 and len(read_frames(path, limit=3).frames) == 3
 
 
+@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libx264", ".mkv"), ("libvpx-vp9", ".webm"), ("mpeg4", ".avi"), ("libx264", ".mov")])
+@pytest.mark.parametrize("share", [0.95, 0.99, 0.999])
+def test_the_last_frames_are_missed(tmp_path, codec, suffix, share):
+    noise = rng(0, "noise").integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
+    path = encode(tmp_path / f"a{suffix}", noise, codec, **({"movflags": "+faststart"} if suffix in (".mp4", ".mov") else {}))
+    assert probe(path).frames == 60
+    refused(lambda: probe(cut(path, share)), f"cut{share}", "readable frames")
+
+
+def test_bounds(tmp_path, monkeypatch):
+    import animrepro.data.video as video
+    path = write_video(tmp_path / "a.mp4", movie(12), 25)
+    for bound, value, call, words in (("LONGEST", 11, lambda: probe(path), "more than 11 frames"), ("ROOM", 48 * 64 * 3 * 11, lambda: read_frames(path), "do not fit into memory"),
+                                      ("LARGEST", 48 * 64 - 1, lambda: probe(path), "too large"), ("FASTEST", 24, lambda: frame_rate(path), "frames per second")):
+        monkeypatch.setattr(video, bound, value)
+        refused(call, "a.mp4", words)
+        monkeypatch.undo()
+
+
 def test_cut_gif(tmp_path):
     refused(lambda: probe(cut(write_video(tmp_path / "a.gif", movie(), 25), 0.6)), "readable frames")
 

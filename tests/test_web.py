@@ -1,12 +1,12 @@
 "Data sets from the web, end to end: each of the papers' lists against a server on this machine, with all that goes wrong out there."
-import http.server, io, json, os, shutil, signal, sys, tarfile, threading, time, zipfile
+import http.server, io, json, os, platform, shutil, signal, sys, tarfile, threading, time, zipfile
 from pathlib import Path
 import numpy as np, pytest, yaml
 from click.testing import CliRunner
 from PIL import Image
 from animrepro import core
 from animrepro.cli import cli
-from animrepro.core import UserError, sha256
+from animrepro.core import UserError, clear_parts, sha256
 from animrepro.data import video, web
 from animrepro.data.catalog import ArchiveEntry, PicturesEntry, VideosEntry, dataset_entry, prepare, prepared
 from animrepro.data.store import FrameStore
@@ -278,6 +278,17 @@ def test_no_archive_at_all(site, tmp_path):
     assert prepare("m", ArchiveEntry("archive", archives={f"{site.address}/none.zip": None}, root=str(tmp_path / "root")), tmp_path / "m.zip").clips == {"train": 1, "test": 1}, "saved by hand"
 
 
+def test_an_archive_larger_than_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    for name, kind in (("a.zip", "zip"), ("b.tar", "tar")):
+        monkeypatch.undo()
+        (tmp_path / "content").mkdir(exist_ok=True)
+        (tmp_path / "content/zeros").write_bytes(bytes(10**6))
+        shutil.make_archive(str(tmp_path / name.split(".")[0]), kind, tmp_path / "content")
+        monkeypatch.setattr(web.shutil, "disk_usage", lambda path: type("Usage", (), dict(free=10**6 - 1)))
+        with pytest.raises(UserError, match="larger than the free space"): web.unpack(f"http://127.0.0.1:9/{name}", tmp_path)
+        assert not (tmp_path / f"{name}.unpacked").exists()
+
+
 # FFHQ, GermanPublicTV
 
 def test_pictures(tmp_path):
@@ -325,7 +336,8 @@ def test_interrupted_and_resumed(site, tmp_path):
     assert [p.name for p in (tmp_path / "root/16/train").iterdir()] == ["a.mkv"]
     site.slow = lambda path: None
     site.asked.clear()
-    (tmp_path / "root/16/train/.b.7.part.mkv").write_bytes(b"what kill -9 leaves")
+    clear_parts.cache_clear()  # as in a new process
+    (tmp_path / f"root/16/train/.b.{2**30}@{platform.node()}.part.mkv").write_bytes(b"what kill -9 leaves")
     assert not web.gather(pieces(*"ab"), source, tmp_path / "root", 16, workers=2) and not site.times("a.mp4")
     assert sorted(p.name for p in (tmp_path / "root/16/train").iterdir()) == ["a.mkv", "b.mkv"] and not half_written(tmp_path / "root")
 

@@ -17,10 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 import numpy as np
 from tqdm import tqdm
-from ..core import UserError, cache_dir, rng, sha256, typed, write_atomic
+from ..core import Count, Range, Seed, Side, UserError, cache_dir, rng, sha256, typed, usable_name, write_atomic
 from . import faces, puppets, web
 from .store import StoreWriter
 from .video import CLOCKLESS_FPS, PICTURES, VIDEOS, frame_rate, is_strip, iterate_frames, natural_key, probe, read_frames, read_image
@@ -31,10 +31,7 @@ class Entry:
     "What all data sets have: their kind, the scale of the methods that train on it, and the side of their square frames."
     kind: str
     scale: str = "quick"
-    size: int = 64
-
-    def __post_init__(self):
-        if not 16 <= self.size <= 2048: raise UserError(f"data set of kind {self.kind}: size {self.size} is out of range; choose 16 to 2048")
+    size: Side = 64
 
 # %% ../../nbs/14_data.catalog.ipynb #12ee83b8
 # Seeds of puppets: each data set seed owns a range, whose train, test and motion parts do not meet.
@@ -45,17 +42,12 @@ TEST_OFFSET, MOTION_OFFSET, SEED_STEP = 100_000, 500_000, 1_000_000
 class PuppetsEntry(Entry):
     "Procedural talking heads: number of train, validation and test clips, frames per clip, seed, and framing (see `puppets.FRAMINGS`)."
     kind: Literal["puppets"]
-    train: int = 400
-    valid: int = 0
-    test: int = 40
-    frames: int = 32
-    seed: int = 0
+    train: Annotated[int, Range(1, TEST_OFFSET // 2)] = 400
+    valid: Annotated[int, Range(0, TEST_OFFSET // 2)] = 0
+    test: Annotated[int, Range(1, TEST_OFFSET)] = 40
+    frames: Annotated[int, Range(2, 10_000)] = 32
+    seed: Annotated[int, Range(0, 10**9)] = 0
     framing: Literal["portrait", "wide"] = "portrait"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not (0 < self.train and 0 <= self.valid and self.train + self.valid <= TEST_OFFSET and 0 < self.test <= TEST_OFFSET and self.frames > 1):
-            raise UserError(f"puppets: {self.train} train, {self.valid} validation and {self.test} test clips of {self.frames} frames; clips go from 1 to {TEST_OFFSET}, frames start at 2")
 
 # %% ../../nbs/14_data.catalog.ipynb #0995557f
 @dataclass
@@ -73,15 +65,13 @@ class FolderEntry(Entry):
     `regions`: `faces` labels eyes, nose and mouth for semantic dropout."""
     kind: Literal["folder"]
     root: str | None = None
-    test: float = 0.2
+    test: Annotated[float, Range(0, 0.99)] = 0.2
     fit: Literal["crop", "resize", "pad"] = "crop"
-    seed: int = 0
+    seed: Seed = 0
     regions: Literal["none", "faces"] = "none"
 
     def __post_init__(self):
-        super().__post_init__()
         if not self.root: raise UserError("data set of kind folder: root is missing; give the folder that holds the videos")
-        if not 0 <= self.test < 1: raise UserError(f"{self.root}: test share {self.test} is out of range; choose 0 up to, but not including, 1")
 
 # %% ../../nbs/14_data.catalog.ipynb #f0f39091
 @dataclass
@@ -90,39 +80,36 @@ class VideosEntry(Entry):
     `root`: where videos and clips go (by default the cache); `address`: that of a video, with {id}; `limit`: so many videos per split; `hashes`: a `sha256sum` file
     that the videos must agree with; `keep`: do not delete videos when they are cut; `options`: for yt-dlp. `published`: clips per split by paper."""
     kind: Literal["videos"]
-    metadata: dict = field(default_factory=dict)
+    metadata: dict[str, str | None] = field(default_factory=dict)
     layout: Literal["boxes", "tubes", "tracks"] = "boxes"
     root: str | None = None
     address: str = web.Source.address
-    workers: int = 4
-    limit: int | None = None
+    workers: Annotated[int, Range(1, 64)] = 4
+    limit: Count | None = None
     hashes: str | None = None
     keep: bool = False
     options: dict = field(default_factory=dict)
-    published: dict = field(default_factory=dict)
+    published: dict[str, dict[str, int]] = field(default_factory=dict)
     regions: Literal["none", "faces"] = "none"
 
     def __post_init__(self):
-        super().__post_init__()
         if not self.metadata: raise UserError("data set of kind videos: metadata is missing; name the list of clips")
         if "{id}" not in self.address: raise UserError(f"{self.address}: not the address of a video; it needs {{id}} where the video's name goes")
-        if not 1 <= self.workers <= 64: raise UserError(f"data set of kind videos: {self.workers} workers; choose 1 to 64")
 
 # %% ../../nbs/14_data.catalog.ipynb #2f028d3b
 @dataclass
 class ArchiveEntry(Entry):
     "Clips in archives: the address of each with its SHA-256, or null where none is known. They go to `root` (by default the cache); the rest is as in `FolderEntry`."
     kind: Literal["archive"]
-    archives: dict = field(default_factory=dict)
+    archives: dict[str, str | None] = field(default_factory=dict)
     root: str | None = None
-    test: float = 0.2
+    test: Annotated[float, Range(0, 0.99)] = 0.2
     fit: Literal["crop", "resize", "pad"] = "crop"
-    seed: int = 0
-    published: dict = field(default_factory=dict)
+    seed: Seed = 0
+    published: dict[str, dict[str, int]] = field(default_factory=dict)
     regions: Literal["none", "faces"] = "none"
 
     def __post_init__(self):
-        super().__post_init__()
         if not self.archives: raise UserError("data set of kind archive: archives is missing; name the address of one")
 
 # %% ../../nbs/14_data.catalog.ipynb #69e77a4a
@@ -132,10 +119,9 @@ class PicturesEntry(Entry):
     kind: Literal["pictures"]
     root: str | None = None
     fit: Literal["crop", "resize", "pad"] = "crop"
-    limit: int | None = None
+    limit: Count | None = None
 
     def __post_init__(self):
-        super().__post_init__()
         if not self.root: raise UserError("data set of kind pictures: root is missing; give the folder that holds them with --root DIR")
 
 # %% ../../nbs/14_data.catalog.ipynb #850b0985
@@ -144,7 +130,7 @@ KINDS = {"puppets": PuppetsEntry, "actions": ActionsEntry, "folder": FolderEntry
 # %% ../../nbs/14_data.catalog.ipynb #05aa07a3
 def dataset_entry(name: str, datasets: dict, root: str | Path | None = None, regions: str | None = None) -> Entry:
     "The entry called `name` in section `datasets`, or a new folder entry if the name is free and `root` is given. `root` and `regions`, if given, win over the entry."
-    if not name or name.startswith(".") or Path(name).name != name: raise UserError(f"data set {name!r}: not a usable name; use letters, digits and - or _")
+    usable_name(name, "data set")
     where = f"params.yaml: datasets.{name}"
     if name not in datasets and root is None:
         raise UserError(f"{name}: no such data set (known are {', '.join(datasets) or 'none'}); to use a folder of videos add --root DIR")
@@ -242,15 +228,22 @@ def list_actions(entry: ActionsEntry, hashes: dict[str, str] | None = None, cach
     return Listing(len(found), clips())
 
 # %% ../../nbs/14_data.catalog.ipynb #828b72f0
-def clip_paths(root: Path) -> list[Path]:
-    "Everything below `root` that might be a clip: videos, strips, and folders that hold frames and no video."
-    found = []
+def clip_paths(root: Path) -> tuple[list[Path], list[str]]:
+    "Everything below `root` that might be a clip (videos, strips, and folders that hold frames and no video), each file once, and a line for what was left out."
+    found, skipped, seen = [], [], {}
     for folder in [root, *sorted(p for p in root.rglob("*") if p.is_dir())]:
         names = sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=natural_key)
         videos, pictures = ([p for p in names if p.suffix.lower() in kind] for kind in (VIDEOS, PICTURES))
         frames = pictures and not videos and folder != root and not is_strip(pictures[0])
         found += [folder] if frames else videos + pictures
-    return found
+    for path in found:
+        if not _printable(path): skipped.append(f"{ascii(str(path))[1:-1]}: its name is not in UTF-8; rename it to use it")
+        elif (first := seen.setdefault(path.resolve(), path)) != path: skipped.append(f"{path}: is a link to {first}, which is used already; leave one of them")
+    return [p for p in seen.values()], skipped
+
+def _printable(path: Path) -> bool:
+    try: return bool(str(path).encode())
+    except UnicodeEncodeError: return False
 
 # %% ../../nbs/14_data.catalog.ipynb #92d22e8d
 def split_names(names: list[str], test: float, seed: int) -> dict[str, str]:
@@ -277,15 +270,17 @@ def list_folder(entry: FolderEntry) -> Listing:
     "The clips of a user's folder. `UserError` if there is no such folder or no clip in it can be read."
     root = Path(entry.root)
     if not root.is_dir(): raise UserError(f"{root}: no such folder; check the name")
-    good, skipped = _readable(clip_paths(root))
+    paths, left_out = clip_paths(root)
+    good, skipped = _readable(paths)
+    skipped = left_out + skipped
     if not good: raise UserError(f"{root}: no readable clip ({len(skipped)} files skipped{': ' + skipped[0] if skipped else ''}); it should hold videos, folders of frames or strips")
     names = {p.relative_to(root).as_posix(): p for p in good}
     splits = split_names(list(names), entry.test, entry.seed)
     skipped += [f"{names[n]}: lies outside train and test; move it there to use it" for n in names if n not in splits]
     def clips():
         for name, split in splits.items():
-            frames = np.stack(list(iterate_frames(names[name], entry.size, entry.fit)))
-            yield dict(name=name, split=split, frames=frames, fps=frame_rate(names[name]), meta=dict(file=name))
+            video = read_frames(names[name], entry.size, how=entry.fit)
+            yield dict(name=name, split=split, frames=video.frames, fps=video.fps, meta=dict(file=name))
     return Listing(len(splits), clips(), skipped)
 
 # %% ../../nbs/14_data.catalog.ipynb #bef99faf
@@ -301,7 +296,7 @@ def list_videos(entry: VideosEntry) -> Listing:
     "The clips of an entry's lists that could be had. `UserError` if a list cannot be read, the disk is too small, or no clip is left."
     root, pieces, missing = _root(entry, next(iter(entry.metadata))), [], []
     for address, digest in entry.metadata.items():
-        for all_of_it, part in zip((pieces, missing), web.LISTS[entry.layout](web.list_file(address, digest, root))): all_of_it += part
+        for all_of_it, part in zip((pieces, missing), web.read_list(entry.layout, web.list_file(address, digest, root))): all_of_it += part
     pieces = _first_videos(pieces, entry.limit)
     hashes = {Path(name).stem: digest for name, digest in web.read_hashes(entry.hashes).items()} if entry.hashes else None
     missing += web.gather(pieces, web.Source(entry.address, entry.options, hashes, entry.keep), root, entry.size, entry.workers)
@@ -337,7 +332,8 @@ def list_pictures(entry: PicturesEntry) -> Listing:
     "The pictures of a user's folder, and the first frames of its videos, as still clips of the test split. `UserError` if there is none that can be read."
     root = Path(entry.root)
     if not root.is_dir(): raise UserError(f"{root}: no such folder; check the name")
-    paths = sorted((p for p in root.rglob("*") if p.suffix.lower() in PICTURES + VIDEOS and not p.name.startswith(".")), key=lambda p: (p.parent, natural_key(p)))[:entry.limit]
+    paths = sorted((p for p in root.rglob("*") if p.suffix.lower() in PICTURES + VIDEOS and not p.name.startswith(".")), key=lambda p: (p.parent, natural_key(p)))
+    paths = [p for p in paths if _printable(p)][:entry.limit]
     skipped = []
     def clips():
         for path in paths:
@@ -364,7 +360,7 @@ class Prepared:
     clips: dict[str, int]
     frames: dict[str, int]
     published: dict[str, dict[str, int]] | None
-    skipped: list[str]
+    skipped: list
     faceless: int | None = None
 
     def __str__(self):
@@ -398,6 +394,6 @@ def prepare(name: str, entry: Entry, out: str | Path) -> Prepared:
 def prepared(store: str | Path) -> Prepared:
     "The record of the data set whose frame store is `store`. `UserError` if it was not prepared."
     path = Path(store).with_suffix(".json")
-    try: return Prepared(**json.loads(path.read_text(encoding="utf8")))
+    try: return typed(Prepared, json.loads(path.read_text(encoding="utf8")), str(path))
     except FileNotFoundError as e: raise UserError(f"{path}: no such data set; prepare it first with `animrepro data prepare`") from e
-    except (ValueError, TypeError) as e: raise UserError(f"{path}: not the record of a data set; delete it and prepare the data set again") from e
+    except (UserError, ValueError) as e: raise UserError(f"{path}: not the record of a data set; delete it and prepare the data set again") from e

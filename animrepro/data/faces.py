@@ -120,10 +120,11 @@ def cut(frames: Iterable[np.ndarray], spans: list[tuple[int, int]], boxes: list[
 SEARCHED = 640  # longest side of frames in which boxes are searched for
 SURE = 0.9      # detections below this probability are not believed
 
-def face_boxes(mtcnn, frames: list[np.ndarray]) -> list[np.ndarray]:
-    "Boxes `(N, 4)` in pixels of all faces in each of the frames `uint8 (H, W, 3)`, which have one size."
+def face_boxes(mtcnn, frames: list[np.ndarray], smallest: int = 0) -> list[np.ndarray]:
+    "Boxes `(N, 4)` in pixels of all faces of `smallest` pixels or more in each of the frames `uint8 (H, W, 3)`, which have one size."
     h, w = frames[0].shape[:2]
     scale = max(SIDE / min(h, w), min(1, SEARCHED / max(h, w)))
+    mtcnn.min_face_size = max(20, smallest * scale)  # MTCNN looks for small faces longest
     pictures = np.stack([np.asarray(Image.fromarray(f).resize((round(w * scale), round(h * scale)))) for f in frames])
     return [np.zeros((0, 4)) if b is None else np.asarray(b, float)[np.asarray(p, float) > SURE] / scale for b, p in zip(*mtcnn.detect(pictures))]
 
@@ -140,7 +141,7 @@ def crop(mtcnn, video: str | Path, out: str | Path, size: int = 256, shortest: i
     `UserError` where there is none."""
     frames, fps = iterate_frames(video), frame_rate(video)
     batches = tqdm(iter(lambda: list(islice(frames, BATCH)), []), Path(video).name, unit="batch", disable=None)
-    runs = follow((boxes for batch in batches for boxes in face_boxes(mtcnn, batch)), gap=round(fps / 2))
+    runs = follow((boxes for batch in batches for boxes in face_boxes(mtcnn, batch, smallest // 2)), gap=round(fps / 2))
     kept = [r for r in runs if r.end - r.start >= shortest and (r.tube[2:] - r.tube[:2]).max() >= smallest]
     if not kept:
         best = max(runs, key=lambda r: r.end - r.start, default=None)

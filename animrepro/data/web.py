@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['TRIES', 'PAUSE', 'TIMEOUT', 'PASSING', 'YANDEX', 'FINAL', 'BOXES', 'VOX_FPS', 'VOX_SHORTEST', 'VOX_SMALLEST', 'LISTS',
            'LOSSLESS', 'VIDEO', 'fetch', 'direct', 'unpack', 'fetch_video', 'Piece', 'Missing', 'read_boxes',
-           'read_tubes', 'minute_marks', 'read_tracks', 'list_file', 'span', 'pixels', 'clip_path', 'cut_video',
-           'disk_need', 'read_hashes', 'Source', 'fetch_and_cut', 'gather', 'write_missing']
+           'read_tubes', 'minute_marks', 'read_tracks', 'list_file', 'read_list', 'span', 'pixels', 'clip_path',
+           'cut_video', 'disk_need', 'read_hashes', 'Source', 'fetch_and_cut', 'gather', 'write_missing']
 
 # %% ../../nbs/16_data.web.ipynb #4e9913c7
-import csv, http.client, json, os, re, shutil, tarfile, threading, time, urllib.error, urllib.parse, urllib.request, zipfile
-from collections.abc import Iterable
+import csv, http.client, json, lzma, os, re, shutil, tarfile, threading, time, urllib.error, urllib.parse, urllib.request, zipfile, zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 import av, numpy as np
 from tqdm import tqdm
-from ..core import UserError, sha256, write_atomic
+from ..core import UserError, clear_parts, sha256, unwritable, write_atomic
 from .faces import cut, enlarge, follow
 from .video import frame_rate, iterate_frames, write_video
 
@@ -51,6 +52,8 @@ def fetch(url: str, path: str | Path, digest: str | None = None) -> Path:
             elif e.code not in PASSING or not left: raise UserError(f"{url}: the server answers {e.code} {e.reason}; the address may have moved") from e
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as e:
             if not left: raise UserError(f"{url}: cannot be reached ({getattr(e, 'reason', e)}); check the network, or give a local copy") from e
+        except OSError as e: raise unwritable(part, e) from e
+        except ValueError as e: raise UserError(f"{url}: not an address ({e}); write it like https://host/file") from e
         time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
     if digest not in (None, found := sha256(part)):
         part.unlink()
@@ -72,16 +75,27 @@ def direct(url: str, path: Path) -> str:
     finally: answer.unlink()  # such addresses hold for an hour or so
 
 # %% ../../nbs/16_data.web.ipynb #0fb5a051
-def _untar(packed: Path, folder: Path):
-    "Files and folders of a tar archive; links and devices are left out. Python's own filter for this came with 3.11.4."
+def _untar(packed: Path) -> Iterator[tuple[str, int, Callable]]:
+    "Name, size and opener of each file of a tar archive; links and devices are left out."
     with tarfile.open(packed) as archive:
         for member in archive:
-            place = (folder / member.name).resolve()
-            if not place.is_relative_to(folder.resolve()): raise tarfile.TarError(f"{member.name} leads out of the folder")
-            if member.isdir(): place.mkdir(parents=True, exist_ok=True)
-            if not member.isfile(): continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.extractfile(member) as content, open(place, "wb") as file: shutil.copyfileobj(content, file)
+            if member.isfile(): yield member.name, member.size, partial(archive.extractfile, member)
+
+def _unzip(packed: Path) -> Iterator[tuple[str, int, Callable]]:
+    "The same of a zip archive."
+    with zipfile.ZipFile(packed) as archive:
+        for member in archive.infolist():
+            if not member.is_dir(): yield member.filename, member.file_size, partial(archive.open, member)
+
+def _write_members(members: Iterable, packed: Path, folder: Path):
+    "Writes the files of an archive below `folder`. `UserError` if they need more room than there is: a small archive may hold a huge file of zeros."
+    room = shutil.disk_usage(folder).free
+    for name, size, opener in members:
+        place = (folder / name).resolve()
+        if not place.is_relative_to(folder.resolve()): raise ValueError(f"{name} leads out of the folder")
+        if (room := room - size) < 0: raise UserError(f"{packed}: unpacked it is larger than the free space; free some space or choose another --root")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with opener() as content, open(place, "wb") as file: shutil.copyfileobj(content, file)
 
 # %% ../../nbs/16_data.web.ipynb #b0a8ba32
 def unpack(url: str, folder: str | Path, digest: str | None = None) -> Path:
@@ -91,10 +105,11 @@ def unpack(url: str, folder: str | Path, digest: str | None = None) -> Path:
     if inside.is_dir(): return inside
     if not packed.is_file() or digest: fetch(direct(url, packed), packed, digest)
     with write_atomic(inside) as temp:
-        try:
-            if zipfile.is_zipfile(packed): zipfile.ZipFile(packed).extractall(temp)
-            else: _untar(packed, temp)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as e: raise UserError(f"{packed}: not a whole zip or tar archive ({e}); delete it and fetch it again") from e
+        temp.mkdir()
+        # RuntimeError: encrypted; NotImplementedError: an unknown compression.
+        try: _write_members(_unzip(packed) if zipfile.is_zipfile(packed) else _untar(packed), packed, temp)
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError) as e:
+            raise UserError(f"{packed}: not a whole zip or tar archive that can be read ({e}); delete it and fetch it again, or unpack it yourself into {inside}") from e
     return inside
 
 # %% ../../nbs/16_data.web.ipynb #2a31c4ed
@@ -169,7 +184,7 @@ BOXES = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partitio
 
 def read_boxes(path: str | Path) -> tuple[list[Piece], list[Missing]]:
     "The clips of a CSV list of the kind of `vox-metadata.csv`, each once, and those without frames or box."
-    with open(path, newline="", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    with open(path, newline="", encoding="utf8") as f: rows = [{k: v or "" for k, v in row.items()} for row in csv.DictReader(f)]
     lacking = [c for c in BOXES if not rows or c not in rows[0]]
     if lacking: raise UserError(f"{path}: not a list of clips, column {lacking[0]} is missing; it should have {', '.join(BOXES)}")
     pieces, missing = {}, {}
@@ -250,6 +265,12 @@ def list_file(address: str, digest: str | None, root: str | Path) -> Path:
     try: return fetch(address, path, digest)
     except UserError as e: raise UserError(f"{e}; or save the list as {path}") from e
 
+def read_list(layout: str, path: str | Path) -> tuple[list[Piece], list[Missing]]:
+    "The clips of a list of the given layout (`LISTS`). `UserError` where it is damaged or of another layout."
+    try: return LISTS[layout](path)
+    except (ValueError, TypeError, AttributeError, KeyError, csv.Error, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
+        raise UserError(f"{path}: not a list of clips of layout {layout} ({str(e)[:100]}); fetch it again, or name its layout") from e
+
 # %% ../../nbs/16_data.web.ipynb #89c22d1e
 def span(piece: Piece, fps: float, marks: list[int] | None = None) -> tuple[int, int]:
     "First frame and end of a clip in a video of `fps` frames per second whose minutes begin at `marks`."
@@ -309,9 +330,11 @@ def disk_need(pieces: Iterable[Piece], size: int, workers: int) -> float:
 # %% ../../nbs/16_data.web.ipynb #19062317
 def read_hashes(path: str | Path) -> dict[str, str]:
     "SHA-256 by name from a file of lines `hash  name`."
-    try: lines = Path(path).read_text(encoding="utf8").split("\n")
+    try:
+        lines = Path(path).read_text(encoding="utf8").split("\n")
+        return {name.lstrip("*"): digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
     except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror}); check the name") from e
-    return {name.lstrip("*"): digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
+    except ValueError as e: raise UserError(f"{path}: has a line that is not `hash  name`; make it with sha256sum") from e
 
 # %% ../../nbs/16_data.web.ipynb #15abeb35
 @dataclass
@@ -342,7 +365,7 @@ def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, wor
     for piece in pieces:
         if not clip_path(root / str(size), piece).is_file(): videos.setdefault(piece.video, []).append(piece)
     root.mkdir(parents=True, exist_ok=True)
-    for half in (root / str(size)).rglob(".*.part.mkv"): half.unlink()  # of a run that was killed
+    for split in ("train", "test"): clear_parts(root / str(size) / split)
     need, free = disk_need((p for ps in videos.values() for p in ps), size, workers if videos else 0), shutil.disk_usage(root).free
     if need > free: raise UserError(f"{root}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; choose another --root, a smaller size, or a limit")
     if videos: _yt_dlp()  # if it is missing, say so once; and threads should not import it at the same time

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from ..blocks import UNet, conv, seeded_init
-from ..core import UserError, rng, to_float, torch_generator, typed, write_atomic
+from ..core import Count, Length, Positive, Seed, Side, UserError, rng, to_float, torch_generator, typed, write_atomic
 from ..data.puppets import LANDMARKS, Rendered, render, sample_identity, sample_motion
 from ..keypoints import soft_argmax
 from .pixel import blurred, check_pair, noised
@@ -29,12 +29,12 @@ from ..warp import resize
 @dataclass
 class LandmarkConfig:
     "How the landmark network is built and trained. The defaults take under two minutes on two CPU cores."
-    size: int = 64  # side of the frames that it sees; others are resized to it
-    width: int = 16  # channels of the finest level
-    steps: int = 1200
-    batch: int = 32
-    lr: float = 4e-3
-    seed: int = 0
+    size: Side = 64  # side of the frames that it sees; others are resized to it
+    width: Length = 16  # channels of the finest level
+    steps: Count = 1200
+    batch: Length = 32
+    lr: Positive = 4e-3
+    seed: Seed = 0
 
 # %% ../../nbs/52_metrics.landmarks.ipynb #76330069
 @dataclass

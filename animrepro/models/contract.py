@@ -162,7 +162,9 @@ def method_class(name: str) -> type[Animator]:
 def create_model(name: str, config: dict | None = None, seed: int = 0, where: str = "model") -> Animator:
     "A method with weights drawn from `seed`. `config` holds fields of the method's `Config`; errors start with `where`."
     cls = method_class(name)
-    model = cls(typed(cls.Config, config, where))
+    config = typed(cls.Config, config, where)
+    try: model = cls(config)
+    except (ValueError, RuntimeError, ArithmeticError, IndexError) as e: raise UserError(f"{where}: no model can be made of these values ({e}); change them") from e
     if hasattr(model, "seeded_start"): model.seeded_start(torch_generator(seed, "weights"))
     return model.channels_last()
 
@@ -177,5 +179,6 @@ def check_run(params: Params):
         except UserError as e: raise UserError(f"params.yaml: run.methods: {e}") from e
         for scale in {params.datasets[d]["scale"] for d in params.run.datasets}:
             where = f"params.yaml: methods.{name}.{scale}"
-            if scale not in (params.methods.get(name) or {}): raise UserError(f"{where}: is missing; add it, or use another scale")
-            typed(cls.Config, params.methods[name][scale].get("model"), f"{where}.model")
+            section = params.methods.get(name)
+            if not isinstance(section, dict) or not isinstance(section.get(scale), dict): raise UserError(f"{where}: is missing; add it, or use another scale")
+            typed(cls.Config, section[scale].get("model"), f"{where}.model")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
-from ..core import UserError, exact, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Side, UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
 from ..hourglass import Downsample, Hourglass, SameBlock, bottleneck, down_blocks, up_blocks
@@ -28,25 +28,25 @@ from ..warp import blend, edge_convention, resize_flow, warp, warp_each
 class Config:
     """Architecture of FOMM. `step` is the factor by which keypoints and flow are coarser than the picture.
     `align_corners` is the convention of sampling: True for weights of torch before 1.3, such as the authors' own, False for the reference code as it runs today."""
-    size: int = 256
-    keypoints: int = 10
+    size: Side = 256
+    keypoints: Length = 10
     jacobian: bool = True
     shared_jacobian: bool = False
-    step: int = 4
-    width: int = 32
-    levels: int = 5
-    ceiling: int = 1024
-    padding: int = 0
-    temperature: float = 0.1
-    motion_width: int = 64
-    motion_levels: int = 5
-    motion_ceiling: int = 1024
+    step: Depth = 4
+    width: Length = 32
+    levels: Depth = 5
+    ceiling: Length = 1024
+    padding: Extent = 0
+    temperature: Positive = 0.1
+    motion_width: Length = 64
+    motion_levels: Depth = 5
+    motion_ceiling: Length = 1024
     occlusion: bool = True
-    variance: float = 0.01
-    features: int = 64
-    features_ceiling: int = 512
-    down: int = 2
-    blocks: int = 6
+    variance: Positive = 0.01
+    features: Length = 64
+    features_ceiling: Length = 512
+    down: Depth = 2
+    blocks: Depth = 6
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
     align_corners: bool = True

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
 from ..blocks import ResBlock, UNet, UpBlock, conv, seeded_init
-from ..core import UserError, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering
@@ -26,26 +26,26 @@ from ..warp import make_grid, resize
 class Config:
     """Architecture of Implicit Warping; `size` is the side of the training pictures, a multiple of `cell` · 2**levels. A cell of the
     attention's grid is `cell` pixels wide."""
-    size: int = 64
+    size: Side = 64
     cell: Literal[2, 4] = 4
-    keypoints: int = 20
-    detector_width: int = 32
-    detector_levels: int = 3
-    detector_step: int = 4
-    spread: float = 0.0
-    width: int = 32
-    levels: int = 3
-    ceiling: int = 128
-    features: int = 64
-    values: int = 128
-    extra: int = 26
+    keypoints: Length = 20
+    detector_width: Length = 32
+    detector_levels: Depth = 3
+    detector_step: Depth = 4
+    spread: Weight = 0.0
+    width: Length = 32
+    levels: Depth = 3
+    ceiling: Length = 128
+    features: Length = 64
+    values: Length = 128
+    extra: Extent = 26
     residual: bool = True
-    blocks: int = 8
+    blocks: Depth = 8
     upsample: Literal["bilinear", "shuffle"] = "bilinear"
-    variance: float = 0.01
-    temperature: float = 0.1
-    semantic_dropout: float = 0.1
-    position_scale: float = 1.5
+    variance: Positive = 0.01
+    temperature: Positive = 0.1
+    semantic_dropout: Share = 0.1
+    position_scale: Weight = 1.5
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #b9f40673
 class SpatialEncoder(nn.Module):

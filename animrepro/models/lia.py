@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 from torch import nn
-from ..core import UserError, exact, extend, full_precision
+from ..core import Length, Positive, Side, UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dictionary import Dictionary
 from ..losses import Criterion
@@ -29,12 +29,12 @@ from ..warp import make_grid, warp
 class Config:
     """Architecture of LIA; defaults are the authors'. `width` is the dimension of the latent space, `directions` the number M of the dictionary.
     Feature maps number `multiplier` · 16384 / resolution, at most `ceiling`."""
-    size: int = 256
-    width: int = 512
-    directions: int = 20
+    size: Side = 256
+    width: Length = 512
+    directions: Length = 20
     dictionary: Literal["qr", "gram_schmidt", "none"] = "qr"
-    ceiling: int = 512
-    multiplier: float = 1.0
+    ceiling: Length = 512
+    multiplier: Positive = 1.0
     grid: Literal["authors", "consistent"] = "authors"
     start: Literal["authors", "identity"] = "authors"
 

@@ -16,7 +16,7 @@ from typing import Literal
 from torch import nn
 from ..avd import AvdNetwork, disentangle
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
-from ..core import UserError, exact, extend, full_precision, torch_generator
+from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, exact, extend, full_precision, torch_generator
 from ..data.pairs import Batch
 from ..dense_motion import BackgroundPredictor, background_loss, background_map, heatmap_change
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, SameBlock, down_blocks
@@ -33,33 +33,33 @@ from ..warp import blend, edge_convention, make_grid, resize_flow, warp, warp_ea
 class Config:
     """Architecture of TPSMM; defaults are the authors' `vox-256`. `step` is the factor by which the flow is coarser than the picture.
     `point_spread` is how far from the centre keypoints start (0: where the authors' do, all near the centre). `dropout_rise`, `dropout_until` and `background_from` are shares of the training run. `avd_width` 0 leaves the AVD network out."""
-    size: int = 256
-    transforms: int = 10
-    regulariser: float = 0.01
+    size: Side = 256
+    transforms: Length = 10
+    regulariser: Weight = 0.01
     background: bool = True
-    background_from: float = 0.1
+    background_from: Share = 0.1
     multi_mask: bool = True
     dropout: Literal["code", "paper"] = "code"
-    dropout_start: float = 0.1
-    dropout_max: float = 0.3
-    dropout_rise: float = 0.1
-    dropout_until: float = 0.35
-    point_spread: float = 0.0
-    resnet_width: int = 64
+    dropout_start: Share = 0.1
+    dropout_max: Share = 0.3
+    dropout_rise: Share = 0.1
+    dropout_until: Share = 0.35
+    point_spread: Weight = 0.0
+    resnet_width: Length = 64
     resnet_norm: Literal["batch", "instance", "group"] = "batch"
-    step: int = 4
-    motion_width: int = 64
-    motion_levels: int = 5
-    motion_ceiling: int = 1024
-    variance: float = 0.01
-    features: int = 64
-    features_ceiling: int = 512
-    down: int = 3
+    step: Depth = 4
+    motion_width: Length = 64
+    motion_levels: Depth = 5
+    motion_ceiling: Length = 1024
+    variance: Positive = 0.01
+    features: Length = 64
+    features_ceiling: Length = 512
+    down: Depth = 3
     norm: Literal["batch", "instance", "group"] = "instance"
     inpainting_norm: Literal["batch", "instance", "group", "none"] = "instance"
-    avd_width: int = 256
-    avd_shape: int = 128
-    avd_pose: int = 128
+    avd_width: Extent = 256
+    avd_shape: Extent = 128
+    avd_pose: Extent = 128
 
 # %% ../../nbs/32_models.tpsmm.ipynb #85aa5a87
 POINTS = 5  # keypoints per spline (TPSMM, section 3.1)

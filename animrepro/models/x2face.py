@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 from torch import nn
 from ..blocks import seeded_init
-from ..core import UserError, exact, extend, full_precision
+from ..core import Depth, Length, Share, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..hourglass import NORMS
 from ..losses import Criterion, FeaturePyramid
@@ -31,15 +31,15 @@ class Config:
     channels of the driving code. `align_corners` is the convention of reading and of upsampling: True for weights of
     torch before 0.4, such as the authors' own, False for their code as it runs today. `identity` is the weight of the
     identity loss, 0 for none, and `identity_from` the share of the run after which it joins."""
-    size: int = 256
-    levels: int = 8
-    width: int = 64
-    ceiling: int = 512
-    code: int = 128
+    size: Side = 256
+    levels: Depth = 8
+    width: Length = 64
+    ceiling: Length = 512
+    code: Length = 128
     norm: Literal["batch", "instance", "group", "none"] = "batch"
     align_corners: bool = True
-    identity: float = 0.0
-    identity_from: float = 0.5
+    identity: Weight = 0.0
+    identity_from: Share = 0.5
 
 # %% ../../nbs/38_models.x2face.ipynb #23cd5598
 class StrideBlock(nn.Module):
