@@ -75,7 +75,7 @@ def sweep_of(scores: pd.DataFrame) -> pd.Series:
 
 # %% ../nbs/60_tables.ipynb #a70c0c89
 OTHERS = {  # rows that are no method of this repository: variants and programs of the authors
-    "mraa": "AA-PCA (MRAA)", "mraa_no_background": "MRAA without background", "fv2v": "face-vid2vid", "monkeynet": "Monkey-Net", "x2face": "X2Face",
+    "mraa_no_background": "MRAA without background",
     "fomm_reference": "FOMM, authors' code", "tpsmm_reference": "TPSMM, authors' code"}
 
 def titles() -> dict[str, str]:
