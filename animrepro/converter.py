@@ -23,6 +23,7 @@ class Official:
     `mark`: a parameter of `model_params` or its `common_params` that tells whose configuration a file is.
     `optional`: networks that a checkpoint may lack, each with the field of `Config` that leaves it out.
     `arrange`: the networks with their tensors as our layers hold them.
+    `tells`: fields of our `Config` that their tensors tell, and not their file.
     `align_corners`: `Config` has a field of this name, which their files do not tell.
     `size`: of pictures, where neither file nor user says it."""
     names: dict[str, dict[str, str]]
@@ -31,6 +32,7 @@ class Official:
     mark: str = ""
     optional: dict[str, str] = field(default_factory=dict)
     arrange: Callable[[Networks], Networks] = lambda networks: networks
+    tells: Callable[[Networks], dict] = lambda networks: {}
     align_corners: bool = False
     size: int = 256
 

@@ -110,6 +110,7 @@ def read_official(method: str, checkpoint: str | Path, config: str | Path | None
     if official.params and not config: raise UserError(f"--config: missing; a checkpoint of {method} needs the YAML file of the authors' repository that it was trained with")
     networks, where = read_networks(method, checkpoint), config or checkpoint
     fields = described(method, networks, config, size) if official.params else official.shapes(networks, checkpoint)
+    fields |= official.tells(networks)
     if official.align_corners: fields["align_corners"] = align_corners is not False
     try: model = create_model(method, fields, where=str(where))
     except UserError as e: raise UserError(f"{where}: {e}") from e
