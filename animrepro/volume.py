@@ -6,10 +6,10 @@
 __all__ = ['NORMS_3D', 'make_volume', 'warp_volume', 'warp_volume_each', 'soft_argmax_volume', 'gaussian_volumes', 'SameBlock3d',
            'PoolBlock3d', 'GrowBlock3d', 'NormResBlock3d', 'Hourglass3d', 'LiftingHourglass']
 
-# %% ../nbs/22_volume.ipynb #28cb9e0f
+# %% ../nbs/22_volume.ipynb #e60c8400
 import torch, torch.nn.functional as F
 from torch import nn
-from .blocks import conv
+from .blocks import conv, doubled
 from .core import exact
 from .hourglass import NORMS, PoolBlock
 from .warp import make_grid
@@ -75,12 +75,12 @@ class NormResBlock3d(nn.Module):
         x1 = self.conv1(F.relu(self.norm1(x)))
         return x + self.conv2(F.relu(self.norm2(x1)))
 
-# %% ../nbs/22_volume.ipynb #6ebad1a9
+# %% ../nbs/22_volume.ipynb #c516f8a4
 class Hourglass3d(nn.Module):
     "`(B, inputs, D, H, W)` to `(B, self.outputs, D, H, W)`. H and W must be multiples of 2**levels."
     def __init__(self, inputs: int, width: int, levels: int, ceiling: int, norm: str):
         super().__init__()
-        widths = [min(ceiling, width * 2**i) for i in range(levels + 1)]
+        widths = doubled(width, ceiling, levels)
         self.down = nn.ModuleList(PoolBlock3d(inputs if i == 0 else widths[i], widths[i + 1], norm) for i in range(levels))
         self.up = nn.ModuleList(GrowBlock3d(widths[i + 1] * (1 if i == levels - 1 else 2), widths[i], norm) for i in reversed(range(levels)))
         self.outputs = widths[0] + inputs
@@ -93,12 +93,12 @@ class Hourglass3d(nn.Module):
         for up in self.up: x = torch.cat([up(x), skips.pop()], 1)
         return self.last(x)
 
-# %% ../nbs/22_volume.ipynb #42a81a53
+# %% ../nbs/22_volume.ipynb #73359d38
 class LiftingHourglass(nn.Module):
     "Pictures `(B, 3, H, W)` to volumes `(B, width, depth, H, W)`. H and W must be multiples of 2**levels."
     def __init__(self, width: int, levels: int, ceiling: int, depth: int, norm: str):
         super().__init__()
-        widths = [min(ceiling, width * 2**i) for i in range(levels + 1)]
+        widths = doubled(width, ceiling, levels)
         self.depth, self.down = depth, nn.Sequential(*(PoolBlock(a, b, norm) for a, b in zip([3, *widths[1:]], widths[1:])))
         self.lift = conv(widths[-1], widths[-1] * depth, 1)
         self.up = nn.Sequential(*(GrowBlock3d(a, b, norm) for a, b in zip(widths[::-1], widths[-2::-1])))

@@ -8,19 +8,20 @@ __all__ = ['SPADE_NORM', 'SPADE_BLOCK', 'SPADE', 'Config', 'CanonicalDetector', 
            'check_size', 'seeded_start', 'motion_numbers', 'encode', 'motion', 'transfer', 'turn', 'render',
            'source_points', 'driving_points', 'bend', 'paint', 'look', 'keypoint_prior', 'teachers', 'losses',
            'Fv2vCommon', 'Fv2vDetector', 'Fv2vEstimator', 'Fv2vDense', 'Fv2vGenerator', 'Fv2vParams', 'pose_stage',
-           'normalised']
+           'without_spectral_norm']
 
-# %% ../../nbs/36_models.fv2v.ipynb #c7cc5745
+# %% ../../nbs/36_models.fv2v.ipynb #7823c553
 import torch, torch.nn.functional as F
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from torch import nn
-from ..blocks import conv, seeded_init
+from ..blocks import check_multiple, conv, doubled, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
 from ..core import UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..data.store import FrameStore
-from ..hourglass import NORMS, Downsample, GrowBlock, NormResBlock, PoolBlock, SameBlock
+from ..hourglass import NORMS, Downsample, SameBlock, bottleneck, down_blocks, up_blocks
+from ..keypoints import normalised
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..pose import angles_of, binned_angles, pose_network, rotation_matrix
@@ -69,7 +70,7 @@ class Config:
     head_pose: float = 20.0
     deformation: float = 5.0
 
-# %% ../../nbs/36_models.fv2v.ipynb #0e5d1c34
+# %% ../../nbs/36_models.fv2v.ipynb #9c6371b0
 class CanonicalDetector(nn.Module):
     "Pictures `(B, 3, H, W)` to keypoints `(B, K, 3)` in a canonical pose, (x, y, z) in [-1, 1]."
     def __init__(self, config: Config):
@@ -80,7 +81,7 @@ class CanonicalDetector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         heat = full_precision(self.heatmap(self.hourglass(self.small(images)))) / self.temperature
-        return soft_argmax_volume(heat.flatten(2).softmax(-1).unflatten(2, heat.shape[2:]), align_corners=True)
+        return soft_argmax_volume(normalised(heat), align_corners=True)
 
 # %% ../../nbs/36_models.fv2v.ipynb #85df6054
 class Bottleneck(nn.Module):
@@ -221,18 +222,17 @@ class SpadeDecoder(nn.Module):
         for i, block in enumerate(self.blocks): x = block(F.interpolate(x, scale_factor=2) if i >= 6 else x, guide)
         return self.last(F.leaky_relu(x, 0.2))
 
-# %% ../../nbs/36_models.fv2v.ipynb #36935e21
+# %% ../../nbs/36_models.fv2v.ipynb #f0c7866c
 class PlainDecoder(nn.Module):
     "Features `(B, widths[-1], H, W)` to pictures before the sigmoid: residual blocks, a doubling per step of `widths`, and a convolution to 3 channels."
     def __init__(self, widths: list[int], blocks: int, norm: str):
         super().__init__()
-        self.bottleneck = nn.Sequential(*(NormResBlock(widths[-1], norm) for _ in range(blocks)))
-        self.up = nn.Sequential(*(GrowBlock(a, b, norm) for a, b in zip(widths[::-1], widths[-2::-1])))
+        self.bottleneck, self.up = nn.Sequential(*bottleneck(widths[-1], blocks, norm)), nn.Sequential(*up_blocks(widths, norm))
         self.final = conv(widths[0], 3, 7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor: return self.final(self.up(self.bottleneck(x)))
 
-# %% ../../nbs/36_models.fv2v.ipynb #2606fc65
+# %% ../../nbs/36_models.fv2v.ipynb #dec4d3af
 class Fv2v(Animator):
     "One-shot free-view neural talking-head synthesis (Wang et al. 2021), as an unofficial repository builds it."
     name, title, order, colour = "fv2v", "face-vid2vid", 60, "#e377c2"
@@ -245,24 +245,23 @@ class Fv2v(Animator):
         self.config = config
         self.check_size(config.size, config.size)
         if config.spade and config.down != 2: raise UserError(f"spade: its decoder doubles the grid twice, so down must be 2, not {config.down}")
-        widths = [min(config.features_ceiling, config.features * 2**i) for i in range(config.down + 1)]
+        widths = doubled(config.features, config.features_ceiling, config.down)
         flat, norm = config.volume * config.layers, config.generator_norm
         self.detector, self.estimator = CanonicalDetector(config), PoseEstimator(config)
         self.first = SameBlock(3, widths[0], norm, 3 if config.spade else 7)
-        self.down = nn.Sequential(*(PoolBlock(a, b, norm) for a, b in zip(widths, widths[1:])))
+        self.down = nn.Sequential(*down_blocks(widths, norm))
         self.lift = conv(widths[-1], flat, 1)
         self.blocks3d = nn.Sequential(*(NormResBlock3d(config.volume, norm) for _ in range(config.blocks)))
         self.compress, self.dense = SameBlock3d(config.volume, config.compress, config.norm, 1), DenseMotion(config)
         self.fold, self.mix = FoldBlock(flat, widths[-1], norm), conv(widths[-1], widths[-1], 1)
         self.decoder = SpadeDecoder(widths[-1], widths[0]) if config.spade else PlainDecoder(widths, config.blocks, norm)
 
-# %% ../../nbs/36_models.fv2v.ipynb #84f34c7e
+# %% ../../nbs/36_models.fv2v.ipynb #ab92b03f
 @extend(Fv2v)
 def check_size(self, height: int, width: int):
     "Raises `UserError` where a picture does not fit the hourglasses."
     c = self.config
-    multiple = max(c.shrink * 2**c.levels, c.step * 2 ** (c.down + c.motion_levels))
-    if height % multiple or width % multiple: raise UserError(f"pictures of {width} × {height}: both sides must be multiples of {multiple}; resize them, or use fewer levels")
+    check_multiple(height, width, max(c.shrink * 2**c.levels, c.step * 2 ** (c.down + c.motion_levels)))
 
 @extend(Fv2v)
 def seeded_start(self, generator: torch.Generator):
@@ -470,7 +469,7 @@ def pose_stage(i: int, widen: int, shrink: int, blocks: int, count: int) -> dict
     for n, at in enumerate(inside, 1): found |= under(at, f"stages.{i}.{n}.", {"skip.": "skip.0.", "norm4.": "skip.1.", "conv": "conv", "norm": "norm"})
     return found
 
-# %% ../../nbs/36_models.fv2v.ipynb #efcf384a
+# %% ../../nbs/36_models.fv2v.ipynb #21bbe7c4
 SPADE_NORM = {"mlp_shared.0.": "shared.", "mlp_gamma.": "scale.", "mlp_beta.": "shift."}
 SPADE_BLOCK = ({"conv_0.": "conv1.", "conv_1.": "conv2.", "conv_s.": "skip."} | under("norm_0.", "norm1.", SPADE_NORM)
                | under("norm_1.", "norm2.", SPADE_NORM) | under("norm_s.", "skip_norm.", SPADE_NORM))
@@ -478,14 +477,14 @@ SPADE = {"decoder.fc.": "decoder.first.", "decoder.conv_img.": "decoder.last."}
 for i, name in enumerate(["G_middle_0", "G_middle_1", "G_middle_2", "G_middle_3", "G_middle_4", "G_middle_5", "up_0", "up_1"]):
     SPADE |= under(f"decoder.{name}.", f"decoder.blocks.{i}.", SPADE_BLOCK)
 
-def normalised(networks: Networks) -> Networks:
+def without_spectral_norm(networks: Networks) -> Networks:
     "The networks with weights in the place of what spectral normalisation makes them of."
     state = networks["generator"]
     sizes = {k: state[f"{k}_u"] @ (state[f"{k}_orig"].flatten(1) @ state[f"{k}_v"]) for k in (k.removesuffix("_orig") for k in state if k.endswith(".weight_orig"))}
     kept = {k: v for k, v in state.items() if k.removesuffix("_orig").removesuffix("_u").removesuffix("_v") not in sizes}
     return networks | {"generator": kept | {k: state[f"{k}_orig"] / size for k, size in sizes.items()}}
 
-# %% ../../nbs/36_models.fv2v.ipynb #e90f779e
+# %% ../../nbs/36_models.fv2v.ipynb #dd1fa847
 Fv2v.official = Official({
     "kp_detector": under("predictor.", "detector.hourglass.", {"down_blocks.down": "down.", "conv.": "lift.", "up_blocks.up": "up."}) | under("", "detector.", {"kp.": "heatmap.", "down.weight": "small.kernel"}),
     "he_estimator": under("", "estimator.", {"conv1.": "first.0.", "norm1.": "first.1."} | pose_stage(0, 2, 0, 1, 3) | pose_stage(1, 3, 2, 3, 3) | pose_stage(2, 4, 4, 5, 5) | pose_stage(3, 5, 6, 7, 2)
@@ -494,4 +493,4 @@ Fv2v.official = Official({
                  | under("", "decoder.", {"resblocks_2d.2dr": "bottleneck.", "up_blocks.": "up.", "final.": "final."})
                  | under("dense_motion_network.hourglass.", "dense.hourglass.", HOURGLASS | {"decoder.": "last."})
                  | under("dense_motion_network.", "", {"mask.": "dense.contribution.", "occlusion.": "dense.occlusion.", "compress.": "compress.conv.", "norm.": "compress.norm."}),
-}, Fv2vParams, mark="feature_channel", arrange=normalised, tells=lambda networks: {"spade": "decoder.fc.weight" in networks["generator"]})
+}, Fv2vParams, mark="feature_channel", arrange=without_spectral_norm, tells=lambda networks: {"spade": "decoder.fc.weight" in networks["generator"]})
