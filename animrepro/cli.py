@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
            'prepare', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'evaluate', 'measure_as',
-           'instruments', 'weights', 'calibrate', 'animate', 'convert', 'sweep', 'probe', 'record', 'readme', 'tables',
-           'figures', 'claims']
+           'instruments', 'weights', 'calibrate', 'animate', 'bench', 'convert', 'sweep', 'probe', 'record', 'readme',
+           'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import contextlib, signal, sys
@@ -322,6 +322,28 @@ def animate(weights, sources, driving, out, mode, frames, device, precision, top
     if view and not hasattr(model, "turn"): raise UserError(f"--{next(iter(view))}: this method has no head pose to turn; use weights of fv2v, or leave it out")
     count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision, view=view)
     click.echo(f"{out}: {count} frames of {model.config.size} × {model.config.size}")
+
+# %% ../nbs/65_cli.ipynb #af863384
+@cli.command()
+@click.argument("methods", nargs=-1)
+@click.option("--size", type=click.IntRange(32), default=256, show_default=True, help="Width and height of pictures.")
+@click.option("--sources", "-s", multiple=True, type=click.IntRange(1), default=(1,), show_default=True, help="Number of sources, several times for several.")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV to write [default: results/run/speed.csv].")
+def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], device: str | None, out: Path | None):
+    "Frames per second of METHODS (default: all of the papers' recipes) at the paper's architecture, and how far from the machine's limit."
+    import pandas as pd
+    from animrepro.bench import bench, machine_rates
+    from animrepro.core import load_params, project_root
+    from animrepro.evaluate import save_table
+    from animrepro.train import method_config
+    params, device = load_params(), pick_device(device).type
+    configs = {m: method_config(params.methods, m, "paper").model for m in methods or [m for m in params.methods if "paper" in params.methods[m]]}
+    rates = machine_rates(device)
+    click.echo(", ".join(f"{name}: {rate:.0f} · 10⁹ operations per second" for name, rate in rates.items()), err=True)
+    table = pd.DataFrame([bench(m, config, size, s, rates, device) for m, config in configs.items() for s in sources])
+    save_table(out or project_root() / RUN / "speed.csv", table)
+    click.echo(table.to_string(index=False))
 
 # %% ../nbs/65_cli.ipynb #c254bd2e
 @cli.command()
