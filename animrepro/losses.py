@@ -120,6 +120,7 @@ class LossConfig:
     network: Literal["pixels", "alexnet", "vgg19"] = "pixels"
     levels: Depth = 4
     equivariance: Weight = 10.0
+    deformation: Weight = 0.05  # spread of the affine maps that equivariance is asked for
     jacobian: Weight = 10.0    # FOMM only
     warp: Weight = 10.0        # TPSMM only
     background: Weight = 10.0  # TPSMM only

@@ -81,8 +81,9 @@ def random_deformation(seeds: torch.Tensor, device: torch.device | str = "cpu", 
     return Deformation(matrix, bend * draws[:, 6:].reshape(len(draws), -1, 2), controls)
 
 # %% ../nbs/24_tps.ipynb #196e789d
-def detect_deformed(detect: Callable, images: torch.Tensor, seeds: torch.Tensor, align_corners: bool = False) -> tuple:
-    "What `detect` finds in images `(B, 3, H, W)` and, by the same call, in random deformations of them; and the `Deformation`. What it gives is indexed by pictures."
-    deformation = random_deformation(seeds, images.device)
+def detect_deformed(detect: Callable, images: torch.Tensor, seeds: torch.Tensor, affine: float = 0.05, align_corners: bool = False) -> tuple:
+    """What `detect` finds in images `(B, 3, H, W)` and, by the same call, in random deformations of them; and the `Deformation`.
+    What it gives is indexed by pictures. `affine` as in `random_deformation`."""
+    deformation = random_deformation(seeds, images.device, affine)
     both = detect(torch.cat([images, deformation.images(images, align_corners=align_corners)]))
     return both[:len(images)], both[len(images):], deformation

@@ -187,7 +187,7 @@ def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
 @extend(Fomm)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch."
-    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds, align_corners=True)
+    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds, criterion.config.deformation, align_corners=True)
     rendering = self.render(self.encode(batch.sources), motion)
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     terms["equivariance"] = criterion.config.equivariance * equivariance(motion.points, deformed.points, deformation)

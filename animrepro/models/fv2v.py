@@ -372,7 +372,8 @@ def teachers(self, store: FrameStore) -> dict[str, nn.Module | str]:
 @extend(Fv2v)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch."
-    c, frames, deformation = self.config, len(batch.driving), random_deformation(batch.seeds, batch.driving.device)
+    c, frames = self.config, len(batch.driving)
+    deformation = random_deformation(batch.seeds, batch.driving.device, criterion.config.deformation)
     angles, *rest = self.estimator(torch.cat([batch.driving, deformation.images(batch.driving, align_corners=True)]))
     source, both = self.encode(batch.sources), Motion(rotation_matrix(angles), *rest)
     rendering, points = self.render(source, both[:frames]), self.driving_points(source, both[:frames])

@@ -182,7 +182,7 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
 @extend(ImplicitWarping)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (IW appendix D)."
-    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds)
+    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds, criterion.config.deformation)
     source = self.encode(batch.sources)
     rendering = self.render(source, motion, keep=self.keep(batch, source))
     terms = criterion.reconstruction(rendering.frame, batch.driving)

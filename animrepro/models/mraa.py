@@ -309,7 +309,8 @@ def map_equivariance(affines: torch.Tensor, affines_of_deformed: torch.Tensor, p
 @extend(Mraa)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch."
-    weight, frames, deformation = criterion.config, len(batch.driving), random_deformation(batch.seeds, batch.driving.device)
+    weight, frames = criterion.config, len(batch.driving)
+    deformation = random_deformation(batch.seeds, batch.driving.device, weight.deformation)
     regions = self.detector(torch.cat([batch.sources.flatten(0, 1), batch.driving]))
     motion = replace(regions[-frames:], driving=batch.driving)
     source = self.prepare(batch.sources, regions[:-frames])

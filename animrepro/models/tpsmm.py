@@ -309,7 +309,7 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     flow = self.find_flow(source, motion, there, dropout)
     rendering = Rendering(self.paint(source, flow, frames))
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    deformation = random_deformation(batch.seeds, batch.driving.device)
+    deformation = random_deformation(batch.seeds, batch.driving.device, weight.deformation)
     deformed = self.detector(deformation.images(batch.driving, align_corners=True))
     terms["equivariance"] = weight.equivariance * equivariance(motion.points.flatten(1, 2), deformed.flatten(1, 2), deformation)
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
