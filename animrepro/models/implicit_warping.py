@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
-from ..blocks import ResBlock, UNet, UpBlock, conv, seeded_init
+from ..blocks import ResBlock, UNet, UpBlock, conv, norm, seeded_init
 from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
@@ -38,6 +38,7 @@ class Config:
     ceiling: Length = 128
     features: Length = 64
     values: Length = 128
+    value_norm: bool = True
     extra: Extent = 26
     residual: bool = True
     blocks: Depth = 8
@@ -61,8 +62,9 @@ class SpatialEncoder(nn.Module):
 def value_encoder(config: Config) -> nn.Sequential:
     "Three layers, two of them downsampling (one for cells of 2 pixels): `(B, 3, H, W)` to `(B, D', h, w)` (IW appendix C)."
     d, halve = config.values, lambda a, b: nn.Conv2d(a, b, 4, stride=2, padding=1)
-    middle = halve if config.cell == 4 else conv
-    return nn.Sequential(conv(3, d // 4), nn.ReLU(), middle(d // 4, d // 2), nn.ReLU(), halve(d // 2, d))
+    middle, level = halve if config.cell == 4 else conv, norm if config.value_norm else lambda width: nn.Identity()
+    first, second = (conv(3, d // 4), level(d // 4), nn.ReLU()), (middle(d // 4, d // 2), level(d // 2), nn.ReLU())
+    return nn.Sequential(*first, *second, halve(d // 2, d))
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #a2ffc7b9
 def decoder(config: Config) -> nn.Sequential:
