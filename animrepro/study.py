@@ -18,7 +18,7 @@ from .animate import animate_frames
 from .checkpoint import load_weights, read_about
 from .core import UserError, extend, project_root, rng, to_float
 from .data.catalog import PUPPET_FPS, PuppetsEntry, puppet_clips
-from .data.puppets import render, sample_identity, sample_motion
+from .data.puppets import render, truth_of
 from .data.video import VIDEOS, read_frames, write_video
 from .evaluate import save_table
 from .stats import bootstrap_mean
@@ -53,10 +53,10 @@ def puppet_videos(weights: str | Path, folder: str | Path, clips: int = 12, fram
     "Renders `clips` held-out puppets, each with the motion of the next, as `folder`/METHOD/NAME.mp4; what is there is kept. Gives the method's folder."
     out, model = Path(folder) / read_about(weights)["method"], load_weights(weights)
     cast = puppet_clips(PuppetsEntry("puppets", train=1, test=clips + 1))[1:]
-    film = lambda identity, motion: render(sample_identity(identity), sample_motion(motion, frames), model.config.size).frames
+    film = lambda meta: render(*truth_of(meta, frames), model.config.size).frames
     for clip, following in zip(cast, cast[1:]):
         path = out / f"{clip['name']}.mp4"
-        if not path.exists(): write_video(path, animate_frames(model, to_float(film(**clip["meta"])[:1]), film(**following["meta"])), PUPPET_FPS)
+        if not path.exists(): write_video(path, animate_frames(model, to_float(film(clip["meta"])[:1]), film(following["meta"])), PUPPET_FPS)
     return out
 
 # %% ../nbs/66_study.ipynb #a1b6b67e

@@ -129,12 +129,14 @@ def test_every_metric_has_a_direction():
 @pytest.fixture
 def two_methods(tmp_path, monkeypatch):
     "A bench of two methods whose training only writes down what it was asked for."
+    from animrepro.train import signature
     calls = []
     def train(store, method, config, seed, folder, **about):
-        calls.append((method, folder.name, about["variant"], about["signature"]))
+        mark = signature(method, config, seed, store)
+        calls.append((method, folder.name, about["variant"], mark))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_text(method)
-        (folder / "run.json").write_text(json.dumps(dict(signature=about["signature"], modules=about["modules"])))
+        (folder / "run.json").write_text(json.dumps(dict(signature=mark, modules=about["modules"])))
     def score(bench, model, folder): pd.DataFrame(dict(clip=["a", "a", "b"], frame=[1, 2, 1], sources=1, psnr=[20.0, 21.0, 22.0])).to_parquet(folder / "rows.parquet")
     for name, fake in dict(train=train, score=score, load_weights=lambda path: None).items(): monkeypatch.setattr(f"animrepro.sweep.{name}", fake)
     monkeypatch.setattr("animrepro.sweep.load_lpips", lambda: (None, "not here"))
