@@ -38,13 +38,11 @@ from .evaluate import EvaluateConfig, scored_frames, source_frames
 from .metrics.pixel import jitter, psnr
 from .models.contract import Animator, Rendering, create_model, methods
 from .models import lia
-from .dense_motion import sparse_motion
-from .models.tpsmm import Tpsmm, candidate_maps
 from .probe import Probe, concentration, probe
 from .record import write_json
 from .stats import bootstrap_mean
 from .tables import place, title_of
-from .warp import make_grid, resize_flow, warp
+from .warp import make_grid, warp
 
 # %% ../nbs/61_figures.ipynb #d589cd53
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito
@@ -418,16 +416,11 @@ def masks_figure(models: dict[str, Animator], shown: list[Example]) -> Figure:
 @torch.inference_mode()
 def candidates(model: Animator, example: Example) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "The K + 1 maps `(K + 1, H, W, 2)` of an example in this project's convention, and the keypoints of source and driving frame, `(K, n, 2)` each."
-    source, motion, size = model.encode(example.sources[None, :1]), model.motion(example.driving[None]), example.driving.shape[-2:]
-    splines, small = isinstance(model, Tpsmm), source.small.shape[-2:]
-    if splines:
-        there, here = source.points[:, 0], motion.points
-        maps = candidate_maps(there, here, model.predict_background(source, motion), model.config.regulariser, *small)
-    else:
-        there, here = source.first.points[:, :, None], motion.points[:, :, None]
-        maps = sparse_motion(source.first, motion, *small)
-    to_edges = 1 - 1 / maps.new_tensor(size[::-1])  # as `edge_convention`: both models count from pixel centres
-    return resize_flow(maps[0], *size, align_corners=splines) * to_edges, there[0] * to_edges, here[0] * to_edges
+    source, motion = model.encode(example.sources[None, :1]), model.motion(example.driving[None])
+    height, width = example.driving.shape[-2:]
+    maps, there, here = model.candidates(source, motion, height, width)
+    to_edges = 1 - 1 / maps.new_tensor([width, height])  # as `edge_convention`: these models count from pixel centres
+    return maps[0] * to_edges, there[0] * to_edges, here[0] * to_edges
 
 # %% ../nbs/61_figures.ipynb #dbe320e3
 def pixels(points: torch.Tensor, height: int, width: int) -> np.ndarray:
@@ -863,7 +856,8 @@ def blending_figures(models: dict[str, Animator], shown: list[Example], save):
     if not models: return
     save("contributions", contributions_figure(models, shown[::3]))
     save("masks", masks_figure(models, shown[::2]))
-    save("grid", grid_figure(models, shown[::3]))
+    mapped = {method: model for method, model in models.items() if hasattr(model, "candidates")}
+    if mapped: save("grid", grid_figure(mapped, shown[::3]))
 
 # %% ../nbs/61_figures.ipynb #f8553182
 def lia_figures(model: Animator, store: FrameStore, shown: list[Example], probed: Probe | None, save, numbers):

@@ -8,7 +8,7 @@ __all__ = ['TRAITS', 'PENALTIES', 'flat_code', 'traits', 'Sample', 'codes_of', '
 
 # %% ../nbs/59_probe.ipynb #1fe0e832
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from .checkpoint import load_weights
@@ -21,8 +21,10 @@ from .stats import Interval, clip_sums
 
 # %% ../nbs/59_probe.ipynb #8baa32c4
 def flat_code(motion) -> torch.Tensor:
-    "The motion code of any method as `(B, n)`. TPSMM's six numbers of the background, which need a source, are not among them."
-    parts = [getattr(motion, name, None) for name in ("magnitudes", "points", "strengths", "jacobians", "angles", "translation", "expression")]
+    """The motion code of any method as `(B, n)`: the tensors of its dataclass but for driving pictures, which some methods keep for
+    the six numbers of the background; these need a source and are not among them."""
+    names = ("angles" if f.name == "rotation" else f.name for f in fields(motion) if f.name != "driving")  # three numbers, not nine
+    parts = [getattr(motion, name) for name in names]
     return torch.cat([p.flatten(1) for p in parts if p is not None], 1)
 
 # %% ../nbs/59_probe.ipynb #e3588960

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Config', 'AffineDetector', 'DenseMotion', 'Source', 'Fomm', 'encode', 'motion', 'transfer', 'render', 'look',
-           'losses', 'FommCommon', 'FommDense', 'FommDetector', 'FommGenerator', 'FommParams']
+           'candidates', 'losses', 'FommCommon', 'FommDense', 'FommDetector', 'FommGenerator', 'FommParams']
 
 # %% ../../nbs/34_models.fomm.ipynb #f7aa3d0f
 import torch, torch.nn.functional as F
@@ -182,6 +182,13 @@ def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
     flow = resize_flow(flow, *frame.shape[-2:])
     found = {"flow": edge_convention(flow) if self.config.align_corners else flow, "contributions": share}
     return found if occlusion is None else found | {"occlusion": occlusion}
+
+# %% ../../nbs/34_models.fomm.ipynb #36f91965
+@extend(Fomm)
+def candidates(self, source: Source, motion: AffineKeypoints, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints `(1, K, n, 2)` of source and frame."
+    maps = sparse_motion(source.first, motion, *source.small.shape[-2:])
+    return resize_flow(maps[0], height, width)[None], source.first.points[:, :, None], motion.points[:, :, None]
 
 # %% ../../nbs/34_models.fomm.ipynb #ca15b883
 @extend(Fomm)

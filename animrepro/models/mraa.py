@@ -6,7 +6,7 @@
 __all__ = ['LEAST_VARIANCE', 'ROWS', 'Config', 'principal_axes', 'half_turn', 'facing', 'Regions', 'candidate_maps',
            'RegionDetector', 'PairEncoder', 'PixelwiseFlow', 'as_vectors', 'from_vectors', 'RegionAvd', 'Source',
            'Mraa', 'check_size', 'seeded_start', 'encode', 'prepare', 'motion', 'transfer', 'find_flow', 'paint',
-           'render', 'map_equivariance', 'losses', 'finish_training', 'RegionParams', 'BackgroundParams',
+           'render', 'candidates', 'map_equivariance', 'losses', 'finish_training', 'RegionParams', 'BackgroundParams',
            'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
 
 # %% ../../nbs/35_models.mraa.ipynb #80b2a6f4
@@ -297,6 +297,15 @@ def render(self, source: Source, motion: Regions, extras: bool = False) -> Rende
     if not extras: return Rendering(frame)
     found = {"flow": resize_flow(flow, *frame.shape[-2:]), "contributions": share, "occlusion": occlusion}
     return Rendering(frame, {k: v[::source.small.shape[1]] for k, v in found.items()})
+
+# %% ../../nbs/35_models.mraa.ipynb #59887b74
+@extend(Mraa)
+def candidates(self, source: Source, motion: Regions, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints `(1, K, n, 2)` of source and frame."
+    moves = self.background is not None and motion.driving is not None
+    background = self.background(source.images[:, 0].expand_as(motion.driving), motion.driving) if moves else None
+    maps = candidate_maps(source.first, motion, background, *source.small.shape[-2:])
+    return resize_flow(maps[0], height, width)[None], source.first.points[:, :, None], motion.points[:, :, None]
 
 # %% ../../nbs/35_models.mraa.ipynb #495d3e12
 @exact

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POINTS', 'Config', 'PointRegressor', 'candidate_maps', 'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow',
            'DenseMotion', 'Source', 'Motion', 'Tpsmm', 'check_size', 'seeded_start', 'encode', 'prepare', 'encoder',
-           'motion', 'transfer', 'find_flow', 'predict_background', 'bend', 'mask', 'paint', 'render', 'warp_loss',
-           'losses', 'finish_training', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'TpsmmParams']
+           'motion', 'transfer', 'find_flow', 'predict_background', 'bend', 'mask', 'paint', 'render', 'candidates',
+           'warp_loss', 'losses', 'finish_training', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'TpsmmParams']
 
 # %% ../../nbs/32_models.tpsmm.ipynb #08ffddb7
 import math
@@ -283,6 +283,14 @@ def render(self, source: Source, motion: Motion, extras: bool = False) -> Render
     found = {"flow": edge_convention(resize_flow(flow.map, *frame.shape[-2:], True)), "contributions": flow.contributions}
     found |= {f"mask{i}": mask for i, mask in enumerate(flow.masks)}
     return Rendering(frame, {k: v[::source.small.shape[1]] for k, v in found.items()})
+
+# %% ../../nbs/32_models.tpsmm.ipynb #f3018f75
+@extend(Tpsmm)
+def candidates(self, source: Source, motion: Motion, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints `(1, K, n, 2)` of source and frame."
+    background, points = self.predict_background(source, motion), source.points[:, 0]
+    maps = candidate_maps(points, motion.points, background, self.config.regulariser, *source.small.shape[-2:])
+    return resize_flow(maps[0], height, width, align_corners=True)[None], points, motion.points
 
 # %% ../../nbs/32_models.tpsmm.ipynb #34b98c60
 @extend(Tpsmm)
