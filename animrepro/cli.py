@@ -399,8 +399,8 @@ def record():
 
 @cli.command()
 def readme():
-    "Write the generated part of README.md from results/record."
-    from animrepro.claims import update_readme
+    "Write what README.md and the pages of results/record say of results, from results/record."
+    from animrepro.readme import update_readme
     from animrepro.core import project_root
     update_readme(project_root())
 

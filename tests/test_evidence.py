@@ -2,8 +2,9 @@
 import json, re, shutil
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
-from animrepro.claims import END, START, claims_page, find_verdict, measure, read_claims, readme_block, readme_drift, show_claims, stale_evidence, update_readme
-from animrepro.core import UserError
+from animrepro.claims import claims_page, find_verdict, measure, read_claims, show_claims, stale_evidence
+from animrepro.readme import readme_drift, record_page, update_readme
+from animrepro.core import UserError, load_params
 from animrepro.evaluate import run_name, save_rows, save_table, summarise
 from animrepro.record import write_json
 from animrepro.tables import (MISSING, TABLES, Block, collect, disagreement, escape_latex, in_order, merge, promote, published, published_blocks, read_evidence, read_scores, seal,
@@ -526,28 +527,44 @@ def test_promoting_replaces_the_same_run_and_keeps_others(project):
     assert in_order(second.scores.sample(frac=1, random_state=0)).equals(second.scores) and merge(second.scores, second.scores).equals(second.scores)
 
 
+MARKERS = "".join(f"<!-- {name}: generated -->\n<!-- /{name} -->\n" for name in ("picture", "papers", "found"))
+
+
 def test_readme_drift_is_noticed(project):
     readme = project / "README.md"
-    for text in ("nothing", f"{START}", f"{END}\n{START}", f"{START}{END}{START}{END}"):
+    for text in ("nothing", MARKERS.replace("<!-- /found -->", ""), MARKERS * 2, MARKERS.replace("/found", "x").replace("found:", "/found:")):
         readme.write_text(text)
         with pytest.raises(UserError, match="README.md: needs the lines"): update_readme(project)
-    readme.write_text(f"# A\n{START}{END}\nlast\n")
+    readme.write_text(f"# A\n{MARKERS}\nlast\n")
     promote(project)
-    assert readme_drift(project)
+    pages = [readme, project / "results" / "record" / "README.md", project / "results" / "record" / "claims.md"]
+    assert readme_drift(project) == pages
     update_readme(project)
-    kept = readme.read_text()
-    assert not readme_drift(project) and kept.startswith("# A\n") and kept.endswith("\nlast\n")
+    kept = [p.read_text() for p in pages]
+    assert readme_drift(project) == [] and kept[0].startswith("# A\n") and kept[0].endswith("\nlast\n")
     update_readme(project)
-    assert readme.read_text() == kept
+    assert [p.read_text() for p in pages] == kept
     write_json(project / "results" / "run" / "metrics.json", {})  # of the run, which README does not show
-    assert not readme_drift(project)
-    page = project / "results" / "record" / "claims.md"
-    page.write_text(page.read_text().replace("partly", "reproduced"))
-    assert readme_drift(project)
+    assert readme_drift(project) == []
+    pages[2].write_text(kept[2].replace("partly", "reproduced"))
+    assert readme_drift(project) == pages[2:]
     update_readme(project)
     scores = project / "results" / "record" / "scores.csv"
     save_table(scores, read_scores(scores).assign(value=1.0))
-    assert readme_drift(project)
+    assert readme in readme_drift(project)
+
+
+def test_readme_says_when_the_record_is_of_an_older_recipe(project):
+    readme = project / "README.md"
+    readme.write_text(MARKERS)
+    run = project / "results" / "record" / "runs" / "puppets-quick-fomm-full-0.json"
+    section = load_params(ROOT / "params.yaml").methods["fomm"]["quick"]
+    (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    for steps, older in ((section["train"]["steps"], False), (section["train"]["steps"] + 1, True)):
+        about = dict(dataset="puppets", scale="quick", method="fomm", variant="full", seed=0)
+        write_json(run, dict(about, config=dict(model={}, train=dict(steps=steps, gone=1))))
+        update_readme(project)
+        assert ("older recipe" in readme.read_text()) is older
 
 
 def test_the_page_of_claims_tells_all(recorded):
@@ -556,14 +573,14 @@ def test_the_page_of_claims_tells_all(recorded):
     first = page.split('<a id="more_sources_psnr"></a>')[1].split("\n### ")[0]
     line = next(l for l in first.splitlines() if l.startswith("| puppets, 2 over 1"))
     assert line.count("; ") == 1 and line.endswith("| holds, holds |") and line.count("[") == 2  # two seeds, one by one
-    linked = re.findall(r"claims\.md#(\w+)", readme_block(recorded.parents[1]))
+    linked = re.findall(r"claims\.md#(\w+)", record_page(recorded.parents[1]))
     assert linked and set(linked) <= {c.id for c in claims}
 
 
 def test_readme_of_the_project_says_what_the_record_says():
     if not (ROOT / "README.md").is_file() or not (ROOT / "results" / "record" / "scores.csv").is_file(): pytest.skip("no README.md or no record yet")
     assert not readme_drift(ROOT), "the results in README.md are not those of results/record; write them anew (animrepro readme)"
-    assert readme_block(ROOT).count("| --- |") >= 1
+    assert len((ROOT / "README.md").read_bytes()) <= 8192, "README is a front page: 8 KB at most; what is long goes to results/record/README.md"
 
 
 def test_the_record_is_complete():
