@@ -12,7 +12,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from typing import Literal
 from torch import nn
-from .core import Count, Depth, Length, Weight, exact, torch_generator
+from .core import Count, Depth, Length, Share, Weight, exact, torch_generator
 from .discriminator import Discriminator
 from .stylegan import StyleDiscriminator, seeded_normal
 from .weights import find_weights
@@ -125,6 +125,7 @@ class LossConfig:
     warp: Weight = 10.0        # TPSMM only
     background: Weight = 10.0  # TPSMM only
     adversarial: Weight = 0.0
+    adversarial_from: Share = 0.0  # share of the run after which the discriminator plays
     feature_matching: Weight = 10.0
     matching: tuple[Weight, ...] = ()  # weights of the discriminator's blocks; none: their mean
     # patch: hinge; least_squares: Monkey-Net's, conditioned on keypoints; both with feature matching. stylegan2: non-saturating and R1
@@ -139,6 +140,7 @@ class Criterion(nn.Module):
     def __init__(self, config: LossConfig, seed: int = 0, size: int = 64, beside: int = 0):
         super().__init__()
         self.config, self.discriminator, generator = config, None, torch_generator(seed, "discriminator")
+        self.playing = config.adversarial > 0 and not config.adversarial_from
         self.teachers = {}  # networks that one method's own terms need, by name; frozen, and not saved
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
         if not config.adversarial: return
@@ -152,7 +154,7 @@ class Criterion(nn.Module):
         config, terms = self.config, {}
         if config.pixel: terms["pixel"] = config.pixel * (prediction - target).abs().mean()
         if config.perceptual: terms["perceptual"] = config.perceptual * self.perceptual(prediction, target)
-        if self.discriminator is None: return terms
+        if not self.playing: return terms
         if config.discriminator == "stylegan2": return terms | {"adversarial": config.adversarial * F.softplus(-self.discriminator(prediction)).mean()}
         self.discriminator.eval()  # the spectral norm moves on in the discriminator's own step only
         with torch.set_grad_enabled(beside is not None): _, real = self.discriminator(target, beside)  # maps learn from both halves

@@ -98,12 +98,13 @@ class Learner:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups: group["lr"] = learning_rate(batch.step, self.config.train)
         batch.progress = batch.step / self.config.train.steps
+        self.criterion.playing = self.judge is not None and batch.progress >= self.config.loss.adversarial_from
         self.criterion.requires_grad_(False)
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             rendering, terms = self.model(batch, self.criterion)
         self._descend("model", sum(terms.values()))
         if self.average is not None: self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-        if self.judge is not None:
+        if self.criterion.playing:
             self.judge.requires_grad_(True)
             terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge, rendering.beside)
             self._descend("discriminator", terms["discriminator"])

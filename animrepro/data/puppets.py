@@ -151,7 +151,7 @@ def _sample_eyes(draw: np.random.Generator) -> SimpleNamespace:
 # %% ../../nbs/10_data.puppets.ipynb #ca4f32e1
 def _sample_mouth(draw: np.random.Generator) -> SimpleNamespace:
     u = draw.uniform
-    return SimpleNamespace(y=u(0.255, 0.285), width=u(0.12, 0.15), upper=u(0.022, 0.036), lower=u(0.032, 0.05), colour=_hsv(u(0.94, 1.02), u(0.45, 0.75), u(0.5, 0.85)),
+    return SimpleNamespace(y=u(0.255, 0.285), width=u(0.145, 0.175), upper=u(0.022, 0.036), lower=u(0.032, 0.05), colour=_hsv(u(0.94, 1.02), u(0.45, 0.75), u(0.5, 0.85)),
                            own=u(0.35, 0.8), teeth=_pick(draw, _TEETH), gap=draw.random() < 0.4, gold=_side(draw) * (draw.random() < 0.35),
                            inside=_pick(draw, ((0.32, 0.06, 0.09), (0.18, 0.05, 0.08), (0.40, 0.10, 0.16))), tongue=_hsv(u(0.94, 1.0), u(0.45, 0.65), u(0.75, 0.95)))
 
@@ -209,7 +209,7 @@ def truth_of(meta: dict, frames: int) -> tuple[Identity, Motion]:
 
 # %% ../../nbs/10_data.puppets.ipynb #022d4f24
 _JAW_FROM = 0.10  # height where the jaw begins to drop, in head units
-_JAW_DROP = 0.16  # share by which a wide open mouth stretches what is below
+_JAW_DROP = 0.2  # share by which a wide open mouth stretches what is below
 
 class _Pose:
     "Where the head of `identity` is in each frame of `motion`; per-frame numbers have shape (T, 1, 1)."
@@ -629,7 +629,7 @@ def _draw_nose(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
 def _mouth_shape(pose: _Pose, who: Identity) -> SimpleNamespace:
     "Half width, height of the corners over the middle, and opening above and below the middle line; (T, 1, 1) each."
     p, m = pose.p, who.mouth
-    return SimpleNamespace(half=m.width * (1 + 0.24 * p.mouth_wide - 0.22 * p.mouth_open), lift=0.045 * p.mouth_wide, up=0.030 * p.mouth_open, down=0.088 * p.mouth_open)
+    return SimpleNamespace(half=m.width * (1 + 0.24 * p.mouth_wide - 0.22 * p.mouth_open), lift=0.045 * p.mouth_wide, up=0.040 * p.mouth_open, down=0.130 * p.mouth_open)
 
 def _lip_lines(who: Identity, s: SimpleNamespace, x) -> tuple:
     "Four heights over the middle of the mouth, from the top of the upper lip to the bottom of the lower one, at front view `x`."
@@ -668,7 +668,7 @@ def _draw_inside(win: SimpleNamespace, who: Identity, x, y, open_, s: SimpleName
     "What shows between open lips."
     m = who.mouth
     _paint(win, open_, m.inside, "mouth")
-    _paint(win, open_ * _cover(_ellipse(x, y - 0.085, 0.085, 0.045), px), m.tongue)
+    _paint(win, open_ * _cover(_ellipse(x, y - 0.115, 0.095, 0.055), px), m.tongue)
     row = np.maximum(y - 0.016 + 0.9 * x * x, np.abs(x) - 0.125)
     colour = [np.full_like(row, c) for c in m.teeth]
     gap = np.maximum(_cover(np.abs(np.abs(x) - 0.045) - 0.002, px) * 0.25, _cover(np.abs(np.abs(x) - 0.086) - 0.002, px) * 0.25)
