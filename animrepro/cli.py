@@ -163,8 +163,8 @@ def methods():
     params = load_params()
     check_run(params)
     for name, cls in methods().items():
-        running = "runs" if name in params.run.methods else ""
-        click.echo(f"{name:18} {cls.title:20} {running:5} modes {', '.join(cls.modes)}; scales {', '.join(params.methods.get(name, {})) or 'none'}")
+        running = "runs" if name in params.run.methods else "baseline" if name in params.run.baselines else ""
+        click.echo(f"{name:18} {cls.title:20} {running:8} modes {', '.join(cls.modes)}; scales {', '.join(params.methods.get(name, {})) or 'none'}")
 
 # %% ../nbs/65_cli.ipynb #10a17fca
 def dataset_label(name: str, entry: dict) -> str:

@@ -58,7 +58,8 @@ def exact(function):
 
 # %% ../nbs/00_core.ipynb #500fb612
 class UserError(Exception):
-    "A mistake in the input, told in one line: what, why, and what to do."
+    "A mistake in the input, told in one line: what, why, and what to do. In a notebook it is shown without a traceback."
+    def _render_traceback_(self) -> list[str]: return [" ".join(str(self).split())]  # asked for by IPython
 
 # %% ../nbs/00_core.ipynb #773dfdc5
 def extend(cls: type):
@@ -250,6 +251,7 @@ class Run:
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[Seed, ...]
+    baselines: tuple[str, ...] = ()  # methods that `make baselines` adds
 
 # %% ../nbs/00_core.ipynb #9f816aa7
 @dataclasses.dataclass

@@ -41,7 +41,7 @@ from .models import lia
 from .probe import Probe, concentration, probe
 from .record import write_json
 from .stats import bootstrap_mean
-from .tables import place, title_of
+from .tables import place, shown_methods, title_of
 from .warp import make_grid, warp
 
 # %% ../nbs/61_figures.ipynb #d589cd53
@@ -892,7 +892,7 @@ def write_figures(root: str | Path):
         store, puppets = FrameStore(file), prepared(file).entry["kind"] == "puppets"
         save = lambda name, fig: save_figure(out / f"{dataset}_{name}.png", fig)
         numbers = lambda name, content: write_json(out / f"{dataset}_{name}.json", content)
-        models = trained_models(trained, dataset, run.methods, run.seeds[0])
+        models = trained_models(trained, dataset, shown_methods(root, run, dataset), run.seeds[0])
         runs = [(method, seed) for method in models for seed in run.seeds]
         scores, copy = read_scores(root, dataset, runs), read_scores(root, dataset, [("copy", 0)])
         shown = examples(store, 6)

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS', 'HEADS', 'DATASETS', 'DIGITS', 'MISSING',
            'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES', 'VANISHED', 'UNASKED', 'BENCHES', 'FAULTS',
-           'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'run_folders', 'collect', 'in_order', 'sweep_of',
-           'titles', 'title_of', 'place', 'variants', 'Contrast', 'within', 'between', 'contrasts', 'read_rows',
-           'by_frame', 'paired', 'find_gains', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant',
-           'name_opponent', 'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks',
-           'our_blocks', 'by_mode', 'notes', 'missing_block', 'printed_notes', 'published_blocks', 'shared_baselines',
-           'why_unlike', 'disagreement', 'disagreement_blocks', 'calibration_blocks', 'markdown_lines', 'to_markdown',
-           'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_forms', 'write_blocks',
-           'headline', 'write_tables', 'merge', 'promote', 'seal', 'training_folder', 'copy_record', 'copy_weights']
+           'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'shown_methods', 'run_folders', 'collect',
+           'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'variants', 'Contrast', 'within', 'between',
+           'contrasts', 'read_rows', 'by_frame', 'paired', 'find_gains', 'Evidence', 'read_evidence', 'Block', 'cell',
+           'name_variant', 'name_opponent', 'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant',
+           'study_blocks', 'our_blocks', 'by_mode', 'notes', 'missing_block', 'printed_notes', 'published_blocks',
+           'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks', 'calibration_blocks',
+           'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text',
+           'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge', 'promote', 'seal', 'training_folder',
+           'copy_record', 'copy_weights']
 
 # %% ../nbs/60_tables.ipynb #1bdcbfae
 import itertools, json
@@ -22,7 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd
 from .checkpoint import load_weights, read_about, save_weights
-from .core import UserError, load_params, sha256, write_atomic
+from .core import Run, UserError, load_params, sha256, write_atomic
 from .evaluate import COLUMNS, CROSS, METRICS, save_table
 from .models.contract import methods
 from .record import write_json
@@ -44,10 +45,16 @@ def read_scores(path: Path) -> pd.DataFrame:
     return scores
 
 # %% ../nbs/60_tables.ipynb #200a96ce
+def shown_methods(root: Path, run: Run, dataset: str) -> list[str]:
+    "What tables and figures show for a data set: all `methods` of `run`, and those of its `baselines` that were scored with every seed."
+    scores = lambda method, seed: root / "results" / "run" / "evaluate" / f"{dataset}-{method}-{seed}" / "scores.csv"
+    return [*run.methods, *(m for m in run.baselines if all(scores(m, seed).is_file() for seed in run.seeds))]
+
 def run_folders(root: Path) -> list[tuple[str, Path]]:
     "Folders with the `scores.csv` of this run, each with the prefix of its run names: those that `params.yaml` asks for, then any sweeps."
     run, made = load_params(root / "params.yaml").run, root / "results" / "run"
-    names = [f"{d}-{m}-{s}" for d in run.datasets for m, s in [("copy", 0), *itertools.product(run.methods, run.seeds)]]
+    runs = {d: [("copy", 0), *itertools.product(shown_methods(root, run, d), run.seeds)] for d in run.datasets}
+    names = [f"{d}-{m}-{s}" for d, some in runs.items() for m, s in some]
     sweeps = sorted(p.parent for p in (made / "ablations").glob("*/scores.csv"))
     return [("", made / "evaluate" / n) for n in names] + [(f"{p.name}/", p) for p in sweeps]
 

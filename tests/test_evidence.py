@@ -510,6 +510,17 @@ def test_no_evidence_of_record_is_missing_or_older_than_its_run():
     assert stale(ROOT / "results" / "record") == []
 
 
+def test_baselines_are_shown_once_they_were_scored(project):
+    "A system that `make baselines` adds is in the tables as soon as every seed of it has scores, and nothing waits for it."
+    (project / "params.yaml").write_text(PARAMS.replace("seeds: [0, 1]", "seeds: [0, 1], baselines: [mraa]"))
+    def score(seed):
+        folder = project / "results" / "run" / "evaluate" / f"puppets-mraa-{seed}"
+        save_table(folder / "scores.csv", add_run(folder, "puppets", "mraa", "full", seed, 23, 0.2))
+    for seeds, shown in (((), False), ((0,), False), ((1,), True)):
+        for seed in seeds: score(seed)
+        assert ("mraa" in set(collect(project)["method"])) is shown
+
+
 # ---- the record ----------------------------------------------------------------------------------------------------------------------
 
 def test_promoting_replaces_the_same_run_and_keeps_others(project):

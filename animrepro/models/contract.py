@@ -174,9 +174,11 @@ def check_run(params: Params):
     whose architecture its `Config` accepts. Costs a second, and a misspelled name would cost hours."""
     for dataset in params.run.datasets:
         if dataset not in params.datasets: raise UserError(f"params.yaml: run.datasets: {dataset}: no such data set; known are {', '.join(params.datasets)}")
-    for name in params.run.methods:
+    named = [(part, name) for part in ("methods", "baselines") for name in getattr(params.run, part)]
+    for part, name in named:
         try: cls = method_class(name)
-        except UserError as e: raise UserError(f"params.yaml: run.methods: {e}") from e
+        except UserError as e: raise UserError(f"params.yaml: run.{part}: {e}") from e
+        if sum(name == other for _, other in named) > 1: raise UserError(f"params.yaml: run.{part}: {name} is named twice; once is enough")
         for scale in {params.datasets[d]["scale"] for d in params.run.datasets}:
             where = f"params.yaml: methods.{name}.{scale}"
             section = params.methods.get(name)
