@@ -142,7 +142,7 @@ def crop(video: str, out: Path, size: int, frames: int, smallest: int, device: s
 def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | None, init: str | None, resume: bool):
     "Train METHOD on DATASET. Under torchrun, on several GPUs or machines."
     from dataclasses import replace
-    from animrepro.core import load_params, project_root
+    from animrepro.core import load_params, project_root, sha256
     from animrepro.data.catalog import prepared
     from animrepro.data.store import FrameStore
     from animrepro.train import method_config, train
@@ -151,7 +151,7 @@ def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | N
     config = method_config(params.methods, method, entry["scale"], steps)
     if init: config = replace(config, train=replace(config.train, init=init))
     out = out or project_root() / RUN / "train" / f"{dataset}-{method}-{seed}"
-    weights = train(store, method, config, seed, out, resume, dataset=dataset_label(dataset, entry), scale=entry["scale"], variant="full")
+    weights = train(store, method, config, seed, out, resume, dataset=dataset_label(dataset, entry), scale=entry["scale"], variant="full", data=sha256(store.path))
     click.echo(weights)
 
 # %% ../nbs/65_cli.ipynb #23707d3c
