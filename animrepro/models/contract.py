@@ -37,7 +37,7 @@ class Animator(nn.Module):
     colour: str = "#000000"                   # of its lines in figures
     Config: type                              # a dataclass of its architecture
     smallest: dict = {}                       # the least Config that draws 32 × 32 pictures, for tests
-    presets: tuple[str, ...] = ("smoke", "quick", "paper")  # the scales in its section of params.yaml
+    presets: tuple[str, ...] = ("smoke", "quick", "standard", "paper")  # the scales in its section of params.yaml
     modes: tuple[Mode, ...] = ("absolute",)   # of transfer
     official: Any = None                      # how `animrepro convert` reads its authors' checkpoint, see `29_converter`
     beside: int = 0                           # number of maps that `losses` can show a conditioned discriminator
