@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from .blocks import DownBlock, seeded_init
-from .core import UserError, exact, project_root, rng, to_float, torch_generator, typed, write_atomic
+from .core import Count, Length, Positive, Seed, Side, UserError, exact, project_root, rng, to_float, torch_generator, typed, write_atomic
 from .data.puppets import FRAMINGS, Motion, render, sample_identity, sample_motion
 from .warp import resize
 from .weights import NotAvailable, find_weights
@@ -90,13 +90,13 @@ def load_hopenet() -> HopeNet:
 @dataclass
 class PoseConfig:
     "How the puppets' pose network is built and trained. The defaults take under two minutes on a CPU core. `clips` of four frames are drawn once."
-    size: int = 64
-    width: int = 32
-    clips: int = 800
-    steps: int = 1000
-    batch: int = 64
-    lr: float = 2e-3
-    seed: int = 0
+    size: Side = 64
+    width: Length = 32
+    clips: Count = 800
+    steps: Count = 1000
+    batch: Length = 64
+    lr: Positive = 2e-3
+    seed: Seed = 0
 
 # %% ../nbs/29_pose.ipynb #9dbed941
 class PuppetPose(nn.Module):

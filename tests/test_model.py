@@ -1,13 +1,17 @@
 "The model contract over every registered method, and what Implicit Warping promises beyond it."
-import re, subprocess, sys
+import re, subprocess, sys, typing
 from dataclasses import replace
 import pytest, torch
+from animrepro.avd import AvdConfig
 from animrepro.core import UserError, load_params, torch_generator, typed
 from animrepro.data.pairs import Batch
 from animrepro.inference import for_inference
 from animrepro.losses import Criterion, LossConfig
 from animrepro.models.contract import check_run, create_model, methods
-from animrepro.train import method_config
+from animrepro.evaluate import EvaluateConfig
+from animrepro.metrics.landmarks import LandmarkConfig
+from animrepro.pose import PoseConfig
+from animrepro.train import TrainConfig, method_config
 
 METHODS = methods()
 TRAINABLE = sorted(set(METHODS) - {"copy"})
@@ -209,3 +213,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platfor
     done = subprocess.run([sys.executable, "-c", code], cwd=__file__.rsplit("/", 2)[0], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 6
+
+
+# ---- parameters ----------------------------------------------------------------------------------------------------------------------
+
+def bare_numbers(kind) -> bool:
+    "Whether a type admits a number without a range."
+    if kind in (int, float): return True
+    return typing.get_origin(kind) is not typing.Annotated and any(map(bare_numbers, typing.get_args(kind)))
+
+
+@pytest.mark.parametrize("config", [*(cls.Config for cls in METHODS.values()), TrainConfig, LossConfig, AvdConfig, PoseConfig, LandmarkConfig, EvaluateConfig], ids=lambda c: f"{c.__module__.split('.')[-1]}.{c.__name__}")
+def test_every_number_of_a_config_has_a_range(config):
+    assert [n for n, kind in typing.get_type_hints(config, include_extras=True).items() if bare_numbers(kind)] == []
+
+
+@pytest.mark.parametrize("method, field", [("fv2v", dict(size=0)), ("fv2v", dict(pose_blocks=[3, 0])), ("fv2v", dict(head_pose=-1.0)), ("mraa", dict(regions=0)),
+                                           ("mraa", dict(temperature=0.0)), ("monkeynet", dict(alpha=-1.0)), ("monkeynet", dict(down=-1))])
+def test_a_number_out_of_range_is_refused(method, field):
+    with pytest.raises(UserError, match=f"{next(iter(field))}.*out of range"): create_model(method, field)

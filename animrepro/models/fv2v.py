@@ -17,7 +17,7 @@ from typing import Literal
 from torch import nn
 from ..blocks import check_multiple, conv, doubled, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
-from ..core import UserError, exact, extend, full_precision
+from ..core import Depth, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..data.store import FrameStore
 from ..hourglass import NORMS, Downsample, SameBlock, bottleneck, down_blocks, up_blocks
@@ -37,38 +37,38 @@ class Config:
     `layers` is the number of cells along z. `pose_width` is the width of the first of the pose network's stages, each of which doubles it; `pose_blocks` counts residual blocks per stage.
     `spade` draws with the reference's newer decoder in the place of the paper's.
     `align_corners` is the convention of sampling. False is the reference code's; its grids are made for True, so that its identity shrinks the picture by one cell."""
-    size: int = 256
-    keypoints: int = 15
-    layers: int = 16
-    shrink: int = 4
-    width: int = 32
-    levels: int = 5
-    ceiling: int = 1024
-    temperature: float = 0.1
-    pose_stem: int = 64
-    pose_width: int = 256
-    pose_blocks: tuple[int, ...] = (3, 3, 5, 2)
-    bins: int = 66
-    step: int = 1
-    compress: int = 4
-    motion_width: int = 32
-    motion_levels: int = 5
-    motion_ceiling: int = 1024
-    head: int = 7
+    size: Side = 256
+    keypoints: Length = 15
+    layers: Length = 16
+    shrink: Depth = 4
+    width: Length = 32
+    levels: Depth = 5
+    ceiling: Length = 1024
+    temperature: Positive = 0.1
+    pose_stem: Length = 64
+    pose_width: Length = 256
+    pose_blocks: tuple[Depth, ...] = (3, 3, 5, 2)
+    bins: Length = 66
+    step: Depth = 1
+    compress: Length = 4
+    motion_width: Length = 32
+    motion_levels: Depth = 5
+    motion_ceiling: Length = 1024
+    head: Length = 7
     occlusion: bool = True
-    variance: float = 0.01
-    volume: int = 32
-    features: int = 64
-    features_ceiling: int = 512
-    down: int = 2
-    blocks: int = 6
+    variance: Positive = 0.01
+    volume: Length = 32
+    features: Length = 64
+    features_ceiling: Length = 512
+    down: Depth = 2
+    blocks: Depth = 6
     spade: bool = False
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
     align_corners: bool = False
-    keypoint_prior: float = 10.0
-    head_pose: float = 20.0
-    deformation: float = 5.0
+    keypoint_prior: Weight = 10.0
+    head_pose: Weight = 20.0
+    deformation: Weight = 5.0
 
 # %% ../../nbs/36_models.fv2v.ipynb #9c6371b0
 class CanonicalDetector(nn.Module):

@@ -16,7 +16,7 @@ from typing import Literal
 from torch import nn
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
 from ..converter import HOURGLASS, Networks, Official, to_step, under
-from ..core import UserError, exact, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, sparse_motion
 from ..hourglass import NORMS, GrowBlock, Hourglass, PoolBlock, bottleneck
@@ -31,25 +31,25 @@ class Config:
     """Architecture of Monkey-Net. Keypoints and flow are coarser than the picture by the factor `step`, the generator's Gaussians by `embedding_step`.
     `alpha` divides Gaussians; None makes each sum to 1. `smallest` bounds the covariances from below (0 is no bound). `shifts` shows them to the
     network of the flow. `interpolation` takes flow and Gaussians to the levels of the generator. `align_corners` as in FOMM."""
-    size: int = 256
-    keypoints: int = 10
-    step: int = 4
-    embedding_step: int = 4
-    width: int = 32
-    levels: int = 5
-    ceiling: int = 1024
-    temperature: float = 0.1
-    smallest: float = 0.001
-    motion_width: int = 32
-    motion_levels: int = 5
-    motion_ceiling: int = 1024
-    group_blocks: int = 2
+    size: Side = 256
+    keypoints: Length = 10
+    step: Depth = 4
+    embedding_step: Depth = 4
+    width: Length = 32
+    levels: Depth = 5
+    ceiling: Length = 1024
+    temperature: Positive = 0.1
+    smallest: Weight = 0.001
+    motion_width: Length = 32
+    motion_levels: Depth = 5
+    motion_ceiling: Length = 1024
+    group_blocks: Extent = 2
     shifts: bool = False
-    alpha: float | None = 100.0
-    features: int = 32
-    features_ceiling: int = 1024
-    down: int = 7
-    blocks: int = 4
+    alpha: Positive | None = 100.0
+    features: Length = 32
+    features_ceiling: Length = 1024
+    down: Depth = 7
+    blocks: Depth = 4
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"

@@ -17,7 +17,7 @@ from torch import nn
 from ..avd import AvdNetwork, disentangle
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
-from ..core import UserError, exact, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Side, UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, BackgroundPredictor, sparse_motion
 from ..hourglass import Downsample, Hourglass, SameBlock, bottleneck, down_blocks, up_blocks
@@ -33,31 +33,31 @@ class Config:
     """Architecture of MRAA; defaults are the authors' `vox256`. `step` is the factor by which regions and flow are coarser than the picture.
     `affine` says where a region's affine map comes from: `pca`, the principal axes of its heatmap, or `regression`, as in FOMM.
     `avd_width` 0 leaves the AVD network out."""
-    size: int = 256
-    regions: int = 10
+    size: Side = 256
+    regions: Length = 10
     affine: Literal["pca", "regression"] = "pca"
-    step: int = 4
-    width: int = 32
-    levels: int = 5
-    ceiling: int = 1024
-    padding: int = 3
-    temperature: float = 0.1
+    step: Depth = 4
+    width: Length = 32
+    levels: Depth = 5
+    ceiling: Length = 1024
+    padding: Extent = 3
+    temperature: Positive = 0.1
     background: bool = True
-    background_width: int = 32
-    background_levels: int = 5
-    background_ceiling: int = 1024
-    motion_width: int = 64
-    motion_levels: int = 5
-    motion_ceiling: int = 1024
-    features: int = 64
-    features_ceiling: int = 512
-    down: int = 2
-    blocks: int = 6
+    background_width: Length = 32
+    background_levels: Depth = 5
+    background_ceiling: Length = 1024
+    motion_width: Length = 64
+    motion_levels: Depth = 5
+    motion_ceiling: Length = 1024
+    features: Length = 64
+    features_ceiling: Length = 512
+    down: Depth = 2
+    blocks: Depth = 6
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
-    avd_width: int = 256
-    avd_shape: int = 64
-    avd_pose: int = 64
+    avd_width: Extent = 256
+    avd_shape: Extent = 64
+    avd_pose: Extent = 64
 
 # %% ../../nbs/35_models.mraa.ipynb #a8406a9f
 LEAST_VARIANCE = 1e-8  # of a region along an axis: a fiftieth of a pixel at 256 × 256, so that one-cell heatmaps keep an inverse
