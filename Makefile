@@ -26,9 +26,14 @@ setup: $(STAMP) ## build .venv from requirements.lock (re-runs only when the loc
 JOBS := 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > $(JOBS) ? n / $(JOBS) : 1 )))
 
+# Stages that may run beside one another, a line for those that follow each other: as processes of this machine, or, with CLUSTER=ray or
+# ray://HOST:PORT, on a cluster whose machines all see this folder (nbs/scale.ipynb); GPUS=1 gives each a GPU there.
+GPUS := 0
+BESIDE = $(if $(CLUSTER),xargs $(BIN)/animrepro stages --on $(CLUSTER) --gpus $(GPUS),OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -L 1 $(BIN)/dvc --wait-for-lock repro --single-item)
+
 # The stages train and evaluate (with `_baselines`: those of the other systems), several methods side by side.
 define TRAIN
-@$(BIN)/dvc stage list --name-only | sed -n 's/^train$(1)@//p' | OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -I RUN $(BIN)/dvc --wait-for-lock repro --single-item train$(1)@RUN evaluate$(1)@RUN
+@$(BIN)/dvc stage list --name-only | sed -n 's/^train$(1)@\(.*\)/train$(1)@\1 evaluate$(1)@\1/p' | $(BESIDE)
 endef
 # Tables and figures read whatever was scored, so they are made without asking for the stages above them.
 define JUDGE
@@ -52,7 +57,7 @@ baselines: $(STAMP) ## the same, and the other four systems: MRAA, face-vid2vid,
 
 sweep: $(STAMP) ## run the ablations too (nbs/ablations)
 	@$(BIN)/dvc repro data landmarks
-	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -I STAGE $(BIN)/dvc --wait-for-lock repro --single-item STAGE
+	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | $(BESIDE)
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
 
 test: $(STAMP) ## run every notebook and all checks

@@ -15,6 +15,6 @@ setup(
     packages=find_packages(include=[s["lib_path"], s["lib_path"] + ".*"]),
     package_data={"": ["*.sha256", "*.csv", "*.json", "*.yaml"]},
     install_requires=shlex.split(s["requirements"]),
-    extras_require={"repro": shlex.split(s["repro_requirements"])},
+    extras_require={extra: shlex.split(s[f"{extra}_requirements"]) for extra in ("repro", "cluster")},
     entry_points={"console_scripts": s["console_scripts"].split(), "nbdev": [f"{s['lib_name']}={s['lib_path']}._modidx:d"]},
 )

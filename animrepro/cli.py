@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
-           'prepare', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'evaluate', 'measure_as',
-           'instruments', 'weights', 'calibrate', 'animate', 'bench', 'convert', 'sweep', 'probe', 'record', 'readme',
-           'tables', 'figures', 'claims']
+           'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'evaluate',
+           'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'bench', 'convert', 'spread', 'sweep',
+           'sweep_grid', 'stages', 'probe', 'record', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import contextlib, signal, sys
@@ -43,7 +43,7 @@ class Input(click.Path):
         return super().convert(value, param, ctx)
 
 class Output(Input):
-    "The type of a `file` to write, a `folder` to write into, or a `new folder`."
+    "The type of a `file` to write, a `folder` to write into, a `new folder`, or `either`, where the command itself checks."
     def __init__(self, kind: str = "file"):
         super().__init__(path_type=Path)
         self.kind = kind
@@ -56,7 +56,7 @@ class Door(click.Command):
         paths = [(p, Path(v)) for p in self.params if isinstance(p.type, Input) for v in each(ctx.params[p.name])]
         for p, path in paths:
             if not isinstance(p.type, Output): continue
-            check_output(path, p.type.kind)
+            if p.type.kind != "either": check_output(path, p.type.kind)
             same = [q for q, read in paths if q is not p and read.resolve() == path.resolve()]
             if same: raise UserError(f"{p.opts[0]} {path}: is also {same[0].opts[0]}; choose another name")
         try: return super().invoke(ctx)
@@ -108,14 +108,26 @@ def data():
 @click.argument("dataset")
 @click.option("--root", type=Input(path_type=Path), help="Folder with the clips: a copy of the data set, or videos of your own.")
 @click.option("--regions", type=click.Choice(["none", "faces"]), help="faces: label eyes, nose and mouth of real faces, for semantic dropout [default: params.yaml's, else none].")
-def prepare(dataset: str, root: Path | None, regions: str | None):
+@click.option("--shard", metavar="I/N", help="Make only this part of N, such as 3/16, which machines may do beside one another.")
+@click.option("--merge", type=click.IntRange(2, 9999), metavar="N", help="Make the whole of N parts, after those that are missing.")
+@click.option("--on", default="", metavar="ray[://ADDRESS]", help="With --merge: make missing parts on a Ray cluster [default: here].")
+def prepare(dataset: str, root: Path | None, regions: str | None, shard: str | None, merge: int | None, on: str):
     "Write data/DATASET.zip: a data set of params.yaml or, with --root, a folder of videos."
-    from animrepro.core import load_params
-    from animrepro.data.catalog import dataset_entry, prepare
-    report = prepare(dataset, dataset_entry(dataset, load_params().datasets, root, regions), store_path(dataset))
+    from animrepro.core import UserError, load_params
+    from animrepro.data.catalog import ALL, dataset_entry, parse_shard, prepare
+    if merge and shard or on and not merge: raise UserError("--shard makes one part, --merge all of them, --on where; leave one out")
+    entry, path, part = dataset_entry(dataset, load_params().datasets, root, regions), store_path(dataset), parse_shard(shard) if shard else ALL
+    report = merged(dataset, entry, path, merge, on) if merge else prepare(dataset, entry, part.path(path), part)
     for line in report.skipped[:20]: click.echo(f"skipped {line}", err=True)
     if len(report.skipped) > 20: click.echo(f"and {len(report.skipped) - 20} more", err=True)
     click.echo(report)
+
+def merged(dataset: str, entry, path: Path, count: int, on: str):
+    "A data set of `count` parts, of which the missing ones are made first."
+    from animrepro.data.catalog import merge
+    from animrepro.grid import Where, make_shards
+    make_shards(dataset, entry, path, count, Where(on))
+    return merge(dataset, entry, path, count)
 
 # %% ../nbs/65_cli.ipynb #900a9ad0
 @data.command()
@@ -362,16 +374,46 @@ def convert(method: str, checkpoint: str, config: str | None, out: Path, size: i
     save_weights(out, model, method, variant="official", seed=0, steps=0, checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint))
     click.echo(f"{out}: {method} for {model.config.size} × {model.config.size}, modes {', '.join(model.modes)}")
 
-# %% ../nbs/65_cli.ipynb #86265a52
+# %% ../nbs/65_cli.ipynb #d20934f7
+def spread(command):
+    "The options of a command that runs many tasks."
+    for option in reversed([
+        click.option("--on", default="", metavar="ray[://ADDRESS]", help="Run on a Ray cluster [default: in processes of this machine]."),
+        click.option("--cpus", default=1, show_default=True, type=click.IntRange(1), help="CPUs of each run."),
+        click.option("--gpus", default=0.0, show_default=True, type=click.FloatRange(0), help="GPUs of each run on Ray; 0.5 shares one."),
+        click.option("--jobs", default=0, type=click.IntRange(0), help="Processes of this machine [default: as many as its CPUs allow].")]):
+        command = option(command)
+    return command
+
 @cli.command()
 @click.argument("notebook", type=Input())
-@click.option("--out", required=True, type=Output(), help="The executed notebook to write.")
+@click.option("--out", required=True, type=Output("either"), help="The executed notebook to write; with --grid, a folder.")
 @click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of the notebook; several times for several.")
-def sweep(notebook: str, out: Path, parameters: tuple):
-    "Run an ablation notebook with other parameters."
+@click.option("--grid", multiple=True, metavar="NAME=A,B", help="Values of a parameter; several times for all combinations.")
+@spread
+def sweep(notebook: str, out: Path, parameters: tuple, grid: tuple, **where):
+    "Run an ablation notebook with other parameters, or all combinations of some of them."
+    from animrepro.core import UserError, check_output
     from animrepro.sweep import run_notebook
+    check_output(out, "folder" if grid else "file")
+    if grid: return sweep_grid(notebook, out, grid, dict(parameters), where)
+    if where["on"]: raise UserError(f"--on {where['on']}: is for grids; name one with --grid, or leave it out")
     click.echo(run_notebook(notebook, out, dict(parameters)))
 
+def sweep_grid(notebook: str, out: Path, grid: tuple, parameters: dict, where: dict):
+    "Runs all combinations of a grid and prints their scores."
+    from animrepro.grid import Where, run_grid
+    click.echo(run_grid(notebook, out, grid, parameters, Where(**where)).to_string(index=False))
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="STAGE...")
+@spread
+def stages(names: tuple, **where):
+    "Run stages of DVC beside one another, as far as anything changed; each after those that it needs."
+    from animrepro.grid import Where, run_stages
+    run_stages(list(dict.fromkeys(names)), Where(**where))
+
+# %% ../nbs/65_cli.ipynb #86265a52
 @cli.command()
 @click.argument("weights", type=Input())
 @click.argument("dataset")

@@ -135,7 +135,7 @@ def test_notebooks_are_clean(copy):
 
 
 def test_metadata_names_one_set_of_requirements():
-    wanted = set(shlex.split(SETTINGS["requirements"]) + shlex.split(SETTINGS["repro_requirements"])) | {"setuptools", "uv"}
+    wanted = {r for name in ("requirements", "repro_requirements", "cluster_requirements") for r in shlex.split(SETTINGS[name])} | {"setuptools", "uv"}
     listed = set((ROOT / "requirements.in").read_text().split())
     check(sorted(wanted ^ listed), "requirements.in must list what settings.ini requires, and setuptools and uv")
     locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
@@ -201,8 +201,8 @@ def floor(number: int) -> int: return next(f for f, last in enumerate((9, 19, 29
 
 FLOORS = {p: floor(nb.number) for nb in LIBRARY if nb.number is not None and (p := module_file(f"animrepro.{nb.module}".removesuffix(".__init__")))}
 LIGHT = [p for p in MODULES if FLOORS.get(p, 0) <= 4]
-# `pip install animrepro` brings `requirements`; what only the extra `repro` brings must not be needed to train, measure and animate.
-HEAVY = sorted({re.split("[<>=]", r)[0] for r in shlex.split(SETTINGS["repro_requirements"])})
+# `pip install animrepro` brings `requirements`; what only the extras bring must not be needed to train, measure and animate.
+HEAVY = sorted({re.split("[<>=]", r)[0] for extra in ("repro", "cluster") for r in shlex.split(SETTINGS[f"{extra}_requirements"])})
 
 
 def test_every_notebook_has_a_floor():

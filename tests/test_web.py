@@ -8,7 +8,7 @@ from animrepro import core
 from animrepro.cli import cli
 from animrepro.core import UserError, clear_parts, sha256
 from animrepro.data import video, web
-from animrepro.data.catalog import ArchiveEntry, PicturesEntry, VideosEntry, dataset_entry, prepare, prepared
+from animrepro.data.catalog import ArchiveEntry, PicturesEntry, Shard, VideosEntry, dataset_entry, merge, prepare, prepared
 from animrepro.data.store import FrameStore
 from animrepro.data.video import write_video
 
@@ -353,6 +353,25 @@ def test_a_part_of_the_list(site, tmp_path):
     (tmp_path / "l.csv").write_text("\n".join([COLUMNS, *(f"{i},0,8,{LEFT},25,192,96,{'train' if i < 3 else 'test'}" for i in (0, 1, 2, 3)), f"0,1,9,{LEFT},25,192,96,train"]))
     entry = VideosEntry("videos", size=16, metadata={str(tmp_path / "l.csv"): None}, address=site.address + "/{id}.mp4", root=str(tmp_path / "root"), limit=1)
     assert prepare("v", entry, tmp_path / "v.zip").clips == {"train": 2, "test": 1} and {path for path, _ in site.asked} == {"0.mp4", "3.mp4"}
+
+
+def test_shards_of_a_list_make_the_store_of_the_whole(site, tmp_path):
+    "Three workers with a list whose clips of one video stand apart; a video is gone, and so is the second worker's first attempt."
+    for i in range(5): write_video(site.root / f"{i}.mp4", movie(20 + i), 25)
+    rows = [(i, start) for start in (0, 9) for i in range(6)]
+    (tmp_path / "l.csv").write_text("\n".join([COLUMNS, *(f"{i},{start},{start + 8},{LEFT},25,192,96,{'train' if i < 4 else 'test'}" for i, start in rows)]))
+    entry = lambda root: VideosEntry("videos", size=16, metadata={str(tmp_path / "l.csv"): None}, address=site.address + "/{id}.mp4", root=str(tmp_path / root))
+    whole, asked = prepare("v", entry("one"), tmp_path / "whole.zip"), site.asked[:]
+    site.asked.clear()
+    shared, out = entry("shared"), tmp_path / "v.zip"
+    for i in (1, 3): prepare("v", shared, Shard(i, 3).path(out), Shard(i, 3))
+    refused(lambda: merge("v", shared, out, 3), "v.2-of-3.zip: missing", "animrepro data prepare v --shard 2/3")
+    prepare("v", shared, Shard(2, 3).path(out), Shard(2, 3))
+    merged = merge("v", shared, out, 3)
+    assert sorted(site.asked) == sorted(asked), "each video is asked for by one worker"
+    assert out.read_bytes() == (tmp_path / "whole.zip").read_bytes() and merged.skipped == whole.skipped and len(merged.skipped) == 2
+    assert (merged.clips, merged.frames) == (whole.clips, whole.frames) and merged.clips == {"train": 8, "test": 2}
+    assert not list(tmp_path.glob("*-of-*")), "shards are gone when their bytes are in the whole"
 
 
 def test_missing_package(site, tmp_path, monkeypatch):

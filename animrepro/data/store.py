@@ -7,6 +7,7 @@ __all__ = ['Clip', 'Index', 'StoreWriter', 'FrameStore']
 
 # %% ../../nbs/12_data.store.ipynb #7d1baf78
 import contextlib, io, json, os, zipfile, zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
@@ -68,6 +69,15 @@ class StoreWriter:
             if regions is not None: self._write(f"{folder}/{t:05d}.regions.png", _png(regions[t]))
         self.clips.append(Clip(name, split, len(frames), float(fps), meta or {}))
 
+    def copy(self, store: "FrameStore"):
+        "Adds all clips of another store of the same size, byte for byte."
+        if store.size != self.size: raise UserError(f"{store.path}: frames of {store.size} pixels, expected {self.size}")
+        first = len(self.clips)
+        for member, data in store.members():
+            clip, frame = member.split("/")
+            self._write(f"{first + int(clip):05d}/{frame}", data)
+        self.clips += store.clips
+
 # %% ../../nbs/12_data.store.ipynb #20a8d3a4
 _DAMAGE = (zipfile.BadZipFile, KeyError, ValueError, OSError, SyntaxError, RuntimeError, NotImplementedError, zlib.error)  # of archive or picture
 
@@ -112,3 +122,12 @@ class FrameStore:
         "Region labels of frame `t`, `uint8 (H, W)`, or None where the data set has none."
         member = f"{clip:05d}/{t:05d}.regions.png"
         return self._read(member) if member in self._archive.NameToInfo else None
+
+    def members(self) -> Iterator[tuple[str, bytes]]:
+        "Name and bytes of each picture, in the order in which they were written."
+        for info in self._archive.infolist():
+            if info.filename != "index.json": yield info.filename, self._bytes(info.filename)
+
+    def _bytes(self, member: str) -> bytes:
+        try: return self._archive.read(member)
+        except _DAMAGE as e: raise UserError(f"{self.path}: {member} is missing or damaged; delete the file and prepare the data set again") from e

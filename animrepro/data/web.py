@@ -359,8 +359,9 @@ def fetch_and_cut(video: str, pieces: list[Piece], source: Source, root: Path, s
     return digest, missing
 
 # %% ../../nbs/16_data.web.ipynb #39929232
-def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, workers: int = 4) -> list[Missing]:
-    "Fetches and cuts all clips that are not yet in `root/SIZE`, and returns those that cannot be had. `UserError` at once if the disk is too small."
+def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, workers: int = 4, log: Path | None = None) -> list[Missing]:
+    """Fetches and cuts all clips that are not yet in `root/SIZE`, and returns those that cannot be had. `UserError` at once if the disk is too small.
+    SHA-256 of videos go to `log`, by default `root/videos.sha256`."""
     root, videos = Path(root), {}
     for piece in pieces:
         if not clip_path(root / str(size), piece).is_file(): videos.setdefault(piece.video, []).append(piece)
@@ -370,12 +371,12 @@ def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, wor
     if need > free: raise UserError(f"{root}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; choose another --root, a smaller size, or a limit")
     if videos: _yt_dlp()  # if it is missing, say so once; and threads should not import it at the same time
     missing, stop = [], threading.Event()
-    with ThreadPoolExecutor(workers) as pool, open(root / "videos.sha256", "a", encoding="utf8") as log:
+    with ThreadPoolExecutor(workers) as pool, open(log or root / "videos.sha256", "a", encoding="utf8") as hashes:
         jobs = {pool.submit(fetch_and_cut, video, ps, source, root, size, stop): video for video, ps in videos.items()}
         try:
             for job in tqdm(as_completed(jobs), "videos", total=len(jobs), disable=None):
                 digest, failed = job.result()
-                if digest and len(failed) < len(videos[jobs[job]]): print(f"{digest}  {jobs[job]}.mp4", file=log, flush=True)
+                if digest and len(failed) < len(videos[jobs[job]]): print(f"{digest}  {jobs[job]}.mp4", file=hashes, flush=True)
                 missing += failed
         except BaseException:
             stop.set()
