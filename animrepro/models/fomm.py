@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
-from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
+from ..blocks import check_multiple, constant_start, conv, doubled, retouch, seeded_init
 from ..core import Depth, Extent, Length, Positive, Side, UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
@@ -49,6 +49,7 @@ class Config:
     blocks: Depth = 6
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
+    carry: bool = False
     align_corners: bool = True
 
 # %% ../../nbs/34_models.fomm.ipynb #b8c28ff1
@@ -94,7 +95,8 @@ class DenseMotion(nn.Module):
 # %% ../../nbs/34_models.fomm.ipynb #15abeb35
 @dataclass
 class Source:
-    "Prepared sources: small copies `(B, S, 3, h, w)`, features `(B, S, C, H', W')`, keypoints of all `(B · S, ...)`."
+    "Prepared sources: pictures `(B, S, 3, H, W)`, small copies `(B, S, 3, h, w)`, features `(B, S, C, H', W')`, keypoints of all `(B · S, ...)`."
+    images: torch.Tensor
     small: torch.Tensor
     features: torch.Tensor
     keypoints: AffineKeypoints
@@ -131,6 +133,7 @@ class Fomm(Animator):
         "Draws all first weights from `generator`; Jacobians start as the identity, as in the authors' code."
         seeded_init(self, generator)
         if self.detector.jacobian is not None: constant_start(self.detector.jacobian, (1, 0, 0, 1))
+        if self.config.carry: constant_start(self.final, (0.0,))
 
     def motion_numbers(self) -> int:
         "Two per keypoint, and four more for its Jacobian."
@@ -142,7 +145,7 @@ def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to what the driving frame does not change."
     self.check_size(*sources.shape[-2:])
     flat, batch = sources.flatten(0, 1), sources.shape[:2]
-    return Source(self.small(flat).unflatten(0, batch), self.down(self.first(flat)).unflatten(0, batch), self.detector(flat))
+    return Source(sources, self.small(flat).unflatten(0, batch), self.down(self.first(flat)).unflatten(0, batch), self.detector(flat))
 
 # %% ../../nbs/34_models.fomm.ipynb #8c26ca55
 @extend(Fomm)
@@ -173,7 +176,11 @@ def render(self, source: Source, motion: AffineKeypoints, extras: bool = False) 
     h, w = features.shape[-2:]
     warped = warp(features, resize_flow(flow, h, w), self.config.align_corners)
     if occlusion is not None: warped = warped * (occlusion if occlusion.shape[-2:] == (h, w) else F.interpolate(occlusion, (h, w), mode="bilinear"))
-    frame = full_precision(self.final(self.up(self.bottleneck(average_sources(warped, s))))).sigmoid()
+    logits = full_precision(self.final(self.up(self.bottleneck(average_sources(warped, s)))))
+    if not self.config.carry: frame = logits.sigmoid()
+    else:
+        images = each_source(source.images, n)
+        frame = retouch(average_sources(warp(images, resize_flow(flow, *images.shape[-2:]), self.config.align_corners), s), logits)
     return Rendering(frame, {k: v[::s] for k, v in self.look(flow, share, occlusion, frame).items()} if extras else {})
 
 @extend(Fomm)

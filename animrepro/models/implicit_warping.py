@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
-from ..blocks import ResBlock, UNet, UpBlock, constant_start, conv, norm, seeded_init
+from ..blocks import ResBlock, UNet, UpBlock, constant_start, conv, norm, retouch, seeded_init
 from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
@@ -179,7 +179,7 @@ def paint(self, warped: torch.Tensor) -> torch.Tensor:
     logits = full_precision(self.decoder(warped))
     if not self.config.patches: return logits.sigmoid()
     arrived = F.pixel_shuffle(full_precision(warped[:, self.config.values:]), self.config.cell)
-    return (logits + torch.logit(arrived, eps=0.01)).sigmoid()
+    return retouch(arrived, logits)
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #09f0ffbc
 @extend(ImplicitWarping)
