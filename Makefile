@@ -44,19 +44,19 @@ endef
 
 repro: $(STAMP) ## run the pipeline for the three papers' methods and FOMM, as far as anything changed, and judge every claim
 	@$(BIN)/animrepro methods
-	@$(BIN)/dvc repro data landmarks
+	@$(BIN)/dvc repro data landmarks identity
 	$(call TRAIN)
 	$(JUDGE)
 
 baselines: $(STAMP) ## the same, and the other four systems: MRAA, face-vid2vid, Monkey-Net, X2Face
 	@$(BIN)/animrepro methods
-	@$(BIN)/dvc repro data landmarks pose
+	@$(BIN)/dvc repro data landmarks identity pose
 	$(call TRAIN)
 	$(call TRAIN,_baselines)
 	$(JUDGE)
 
 sweep: $(STAMP) ## run the ablations too (nbs/ablations)
-	@$(BIN)/dvc repro data landmarks
+	@$(BIN)/dvc repro data landmarks identity
 	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | $(BESIDE)
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
 

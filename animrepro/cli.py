@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
-           'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'evaluate',
-           'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'bench', 'convert', 'spread', 'sweep',
-           'sweep_grid', 'stages', 'probe', 'record', 'readme', 'tables', 'figures', 'claims']
+           'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'identity',
+           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'bench', 'convert', 'spread',
+           'sweep', 'sweep_grid', 'stages', 'probe', 'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/65_cli.ipynb #f0f3159c
 import contextlib, signal, sys
@@ -216,6 +216,22 @@ def pose(out: Path | None):
     write_json(out / "pose.json", asdict(report))
     click.echo(report)
 
+# %% ../nbs/65_cli.ipynb #35f38c54
+@cli.command()
+@click.option("--out", type=Output("folder"), help="Folder for network and report [default: results/run/identity].")
+def identity(out: Path | None):
+    "Train the network that tells puppets apart, for AED, and measure how well it does."
+    from dataclasses import asdict
+    from animrepro.core import load_params, project_root, typed
+    from animrepro.metrics.identity import IdentityConfig, evaluate_identity, save_identity, train_identity
+    from animrepro.record import write_json
+    out, config = out or project_root() / RUN / "identity", typed(IdentityConfig, load_params().identity, "params.yaml: identity")
+    net = train_identity(config)
+    report = evaluate_identity(net)
+    save_identity(net, out / "identity.safetensors")
+    write_json(out / "identity.json", asdict(report))
+    click.echo(report)
+
 # %% ../nbs/65_cli.ipynb #cc7e21b5
 @cli.command()
 @click.argument("weights", type=Input())
@@ -228,26 +244,30 @@ def pose(out: Path | None):
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]))
 def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tuple[str, ...], split: str, out: Path | None, device: str | None):
     "Score WEIGHTS (a file, or the word copy for the trivial baseline) on the test clips of DATASET, or its validation clips."
-    from dataclasses import replace
+    import time
+    from dataclasses import asdict, replace
     from animrepro.checkpoint import load_weights, read_about
-    from animrepro.core import load_params, project_root, typed
+    from animrepro.core import load_params, project_root, sha256, typed
     from animrepro.data.catalog import prepared
     from animrepro.data.store import FrameStore
-    from animrepro.evaluate import EvaluateConfig, evaluate, run_name, save_rows, save_table, summarise
+    from animrepro.evaluate import EvaluateConfig, evaluate, run_name, save_rows, save_table, stored, summarise
     from animrepro.models.contract import create_model
+    from animrepro.record import circumstances, write_json
     store, entry, device = FrameStore(store_path(dataset)), prepared(store_path(dataset)).entry, pick_device(device)
     about = dict(method="copy", seed=0, steps=0, variant="full") if weights == "copy" else read_about(weights)
     model = create_model("copy") if weights == "copy" else load_weights(weights, device)
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)
     panel = instruments(entry["kind"] == "puppets", device)
-    rows = evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split)
+    start, known = time.perf_counter(), dict(circumstances(), weights=None if weights == "copy" else sha256(weights), data=sha256(store.path))
+    rows = stored(evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split))
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
     named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"), seed=seed)
     out = out or project_root() / RUN / {"test": "evaluate", "valid": "validate"}[split] / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
     scores = summarise(rows, panel.sets, **named, steps=about.get("steps", 0), run=run_name(**named))
     save_rows(out / "rows.parquet", rows)
     save_table(out / "scores.csv", scores)
+    write_json(out / "scored.json", dict(named, split=split, evaluate=asdict(config), instruments=panel.named(), seconds=round(time.perf_counter() - start, 1), **known))
     click.echo(scores.pivot_table(index="metric", columns="sources", values="value", sort=False).round(3).to_string())
     for name in protocols: click.echo(measure_as(name, model, store, config, out, device).round(4).to_string(index=False))
 
@@ -271,14 +291,19 @@ def instruments(puppets: bool, device):
     "The networks that measure. What is missing is said in one line and stays out of the table."
     from animrepro.core import project_root
     from animrepro.evaluate import Instruments
+    from animrepro.metrics.fid import AlexNet
+    from animrepro.metrics.identity import load_identity
     from animrepro.metrics.landmarks import load_landmarks
     from animrepro.metrics.perceptual import load_lpips
     from animrepro.metrics.protocol import load_panel
+    from animrepro.weights import optional
     (lpips, reason), whole = load_lpips(device), load_panel((), device, ("fid",))
     for line in ([] if lpips else [f"lpips: {reason}"]) + list(whole.missing): click.echo(line, err=True)
-    trained = project_root() / RUN / "landmarks" / "landmarks.safetensors"
-    if puppets and not trained.exists(): click.echo("akd, mkr: not available: run `animrepro landmarks` first", err=True)
-    return Instruments(lpips, load_landmarks(trained, device) if puppets and trained.exists() else None, whole.sets)
+    files = {name: project_root() / RUN / name / f"{name}.safetensors" for name in ("landmarks", "identity")}
+    for name, scores in (("landmarks", "akd, mkr"), ("identity", "aed")):
+        if puppets and not files[name].exists(): click.echo(f"{scores}: not available: run `animrepro {name}` first", err=True)
+    found = {name: load(files[name], device) if puppets and files[name].exists() else None for name, load in (("landmarks", load_landmarks), ("identity", load_identity))}
+    return Instruments(lpips, **found, features=optional(AlexNet, device)[0], sets=whole.sets)
 
 # %% ../nbs/65_cli.ipynb #3b4a5959
 @cli.command()
@@ -433,11 +458,24 @@ def probe(weights: str, dataset: str, out: Path | None):
     click.echo(f"directions.csv: correlations by chance stay under {found.chance:.2f}")
 
 @cli.command()
-def record():
-    "Make this run's scores, tables and run records the runs of record in results/record."
+@click.option("--note", default="", help="Why, for the log of the record.")
+@click.option("--check", is_flag=True, help="Change nothing: compute every score, table cell and verdict of the record again, from its rows.")
+def record(note: str, check: bool):
+    "Make this run's scores, rows, tables and run records the runs of record in results/record."
     from animrepro.core import project_root
     from animrepro.tables import promote
-    click.echo("\n".join(promote(project_root())))
+    if check: return recompute(project_root())
+    click.echo("\n".join(promote(project_root(), note)))
+
+def recompute(root: Path):
+    "Says what of the record was computed again and what could not be. `UserError` where something differs."
+    from animrepro.check import check_record
+    from animrepro.core import UserError
+    found = check_record(root)
+    for line in found.left_out: click.echo(f"not computed again: {line}")
+    for line in found.differences: click.echo(line, err=True)
+    if found.differences: raise UserError(f"results/record: {len(found.differences)} differences, listed above; make it again with `animrepro record`, or put back what was changed by hand")
+    click.echo("computed again, and equal: " + ", ".join(f"{count} {what}" for what, count in found.counts.items()))
 
 @cli.command()
 def readme():

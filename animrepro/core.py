@@ -263,6 +263,7 @@ class Params:
     landmarks: dict
     evaluate: dict
     pose: dict = dataclasses.field(default_factory=dict)
+    identity: dict = dataclasses.field(default_factory=dict)
 
 # %% ../nbs/00_core.ipynb #8b6524f7
 LARGEST_YAML = 2**20  # bytes

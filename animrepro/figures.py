@@ -18,7 +18,7 @@ __all__ = ['COLOURS', 'SOURCES', 'EXTRA', 'GREY', 'STYLE', 'TOP_K', 'MAPS', 'STE
 
 # %% ../nbs/61_figures.ipynb #38099a73
 import functools, math
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 import matplotlib
 import numpy as np, pandas as pd, torch
@@ -304,26 +304,28 @@ def attention_mass(model: Animator, shown: list[Example], queries: int = 1024) -
 # %% ../nbs/61_figures.ipynb #87ce8150
 TOP_K = (1, 2, 4, 8, 16)
 
-def top_k_psnr(model: Animator, shown: list[Example]) -> dict[int | None, float]:
-    "Mean PSNR of the driving frames redrawn with the k best keys of each row, by k; None is all keys."
+def top_k_psnr(model: Animator, shown: list[Example]) -> dict[int | None, np.ndarray]:
+    "PSNR of each driving frame redrawn with the k best keys of each row, by k; None is all keys."
     before, found = model.top_k, {}
     try:
         for k in (*TOP_K, None):
             model.top_k = k
-            found[k] = float(np.mean([redraw(model, example, len(example.sources))[1] for example in shown]))
+            found[k] = np.array([redraw(model, example, len(example.sources))[1] for example in shown])
     finally: model.top_k = before
     return found
 
 # %% ../nbs/61_figures.ipynb #6dbb6bd5
-def sparsity_numbers(mass: np.ndarray, scores: dict[int | None, float]) -> dict:
-    "Keys that hold 90 % of the weight (mean and median over rows), all keys, and PSNR by number of keys used."
-    needed = (mass < 0.9).sum(1) + 1
-    return dict(keys_for_90_percent=float(needed.mean()), keys_for_90_percent_median=float(np.median(needed)), keys=int(mass.shape[1]), rows=len(mass),
-                psnr_full=scores[None], **{f"psnr_top_{k}": v for k, v in scores.items() if k})
+def sparsity_numbers(mass: np.ndarray, scores: dict[int | None, np.ndarray]) -> dict:
+    "Keys that hold 90 % of the weight (mean and median over rows, and as a share of all keys), PSNR by number of keys used, and what 8 keys add to it; intervals over the clips shown, each of which has as many rows."
+    needed, C = (mass < 0.9).sum(1) + 1, len(scores[None])
+    over_clips = lambda name, values: dict(zip((name, f"{name}_low", f"{name}_high"), astuple(bootstrap_mean(values, np.arange(C), seed=0))))
+    return dict(keys_for_90_percent=float(needed.mean()), keys_for_90_percent_median=float(np.median(needed)), keys=int(mass.shape[1]), rows=len(mass), clips=C,
+                **over_clips("share", needed.reshape(C, -1).mean(1) / mass.shape[1]), **over_clips("psnr_8_less_all", scores[8] - scores[None]),
+                psnr_full=float(scores[None].mean()), **{f"psnr_top_{k}": float(v.mean()) for k, v in scores.items() if k})
 
 # %% ../nbs/61_figures.ipynb #b83c43ef
 @styled
-def sparsity_figure(mass: np.ndarray, scores: dict[int | None, float]) -> Figure:
+def sparsity_figure(mass: np.ndarray, scores: dict[int | None, np.ndarray]) -> Figure:
     "Cumulative attention against number of keys (mean, and the middle 80 % of rows), and PSNR against the keys used per row."
     fig = Figure(figsize=(6.2, 2.2))
     left, right = fig.subplots(1, 2)
@@ -333,8 +335,8 @@ def sparsity_figure(mass: np.ndarray, scores: dict[int | None, float]) -> Figure
     left.axhline(0.9, color=GREY, lw=0.6, ls=":")
     left.set(xscale="log", xlabel=f"keys, of {len(keys)}", ylabel="attention held", ylim=(0, 1.02)); left.legend(loc="lower right")
     ks = [k for k in scores if k]
-    right.plot(range(len(ks)), [scores[k] for k in ks], "o-", ms=3, color=COLOURS[0])
-    right.axhline(scores[None], color=GREY, lw=0.8, ls="--", label="all keys")
+    right.plot(range(len(ks)), [scores[k].mean() for k in ks], "o-", ms=3, color=COLOURS[0])
+    right.axhline(scores[None].mean(), color=GREY, lw=0.8, ls="--", label="all keys")
     right.set(xticks=range(len(ks)), xlabel="keys used per row", ylabel="PSNR (dB)"); right.set_xticklabels(ks); right.legend()
     return fig
 

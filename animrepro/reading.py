@@ -8,7 +8,7 @@ __all__ = ['equation_table', 'verdict_table']
 # %% ../nbs/63_reading.ipynb #b2ed360e
 import pkgutil
 from IPython.display import Markdown
-from .claims import find_verdict, read_claims
+from .claims import find_verdict, read_claims, said
 from .core import project_root
 from .tables import Evidence, markdown_lines
 
@@ -23,4 +23,4 @@ def equation_table(equations: list[tuple[str, str, str]], count: int) -> Markdow
 def verdict_table(paper: str, record: Evidence) -> Markdown:
     "The claims of a paper, IW, TPSMM or LIA, with what it published and our verdict on the evidence of `record`."
     judged = [(claim, find_verdict(claim, record)) for claim in read_claims(project_root() / "claims.yaml") if claim.paper == paper]
-    return Markdown(markdown_lines(["claim", "published", "verdict", "why"], [(claim.title, claim.published, verdict.word, verdict.reason) for claim, verdict in judged]))
+    return Markdown(markdown_lines(["claim", "published", "verdict", "why"], [(claim.title, claim.published, said(claim, verdict), verdict.reason) for claim, verdict in judged]))

@@ -12,7 +12,7 @@ import json, re
 from dataclasses import asdict
 from pathlib import Path
 from .claims import PAPERS, WORDS, Claim, Verdict, claims_page, count_table, count_verdicts, find_verdict
-from .claims import read_claims, summary
+from .claims import read_claims, said, summary
 from .core import UserError, load_params, write_atomic
 from .tables import DIGITS, HEADS, TABLES, Evidence, markdown_lines, our_blocks, place, read_evidence, sweep_of
 from .tables import title_of, to_markdown
@@ -89,7 +89,7 @@ def findings_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
     def line(c: Claim, v: Verdict) -> str:
         first = next(((q, x) for q, x in zip(c.quantities, v.measured) if x), None)
         shown = f"; {first[0].label}: {summary(*first)}" if first else ""
-        return f"- **{c.title}** ({c.paper}): [{v.word}](results/record/claims.md#{c.id}){shown}"
+        return f"- **{c.title}** ({c.paper}): [{said(c, v)}](results/record/claims.md#{c.id}){shown}"
     return "\n".join(line(*found[i]) for i in FINDINGS if i in found)
 
 # %% ../nbs/62a_readme.ipynb #611f97be
@@ -108,12 +108,12 @@ def picture_block(root: str | Path) -> str:
 
 # %% ../nbs/62a_readme.ipynb #75b07ca0
 def verdict_table(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
-    """The claims that were tested, as a Markdown table: the clear verdicts first. Each links to the page of claims;
+    """The claims that were tested, as a Markdown table: decided ones first. Each links to the page of claims;
     † marks those whose rule is younger than some of its scores."""
     rows = []
-    for word in ("reproduced", "not reproduced", "partly"):
+    for word in WORDS[:-1]:
         rows += [(f"[{c.title}](claims.md#{c.id})", f"{c.paper}, {c.where}", c.published, word + " †" * bool(c.seen))
-                 for c, v in zip(claims, verdicts) if v.word == word]
+                 for c, v in zip(claims, verdicts) if v.word == word and c.kind == "claim"]
     return markdown_lines(("claim", "where", "paper", "verdict here"), rows)
 
 # %% ../nbs/62a_readme.ipynb #0961e050
@@ -161,9 +161,12 @@ def record_page(root: str | Path) -> str:
     tables = [to_markdown(t.title, our_blocks(t, "Record", record), level=3).rstrip() for t in shown]
     linked = [f"- {t.title}: " + ", ".join(f"[{kind}](tables/{t.name}.{kind})" for kind in ("md", "csv", "tex"))
               for t in TABLES if (record.folder / "tables" / f"{t.name}.md").is_file()]
-    judged = [f"{len(claims)} claims of the three papers, each with a rule or the reason why it was not tested. Rules "
+    counted = sum(c.kind == "claim" for c in claims)
+    checks = "; ".join(f"[{c.title}](claims.md#{c.id}), {said(c, v)}" for c, v in zip(claims, verdicts)
+                       if c.kind != "claim")
+    judged = [f"{counted} claims of the three papers, each with a rule or the reason why it was not tested. Rules "
               "were written before the run, but for those marked †: [the page of claims](claims.md) says what was "
-              "known.", count_table(claims, verdicts), verdict_table(claims, verdicts)]
+              "known.", count_table(claims, verdicts), verdict_table(claims, verdicts), f"Not counted: {checks}."]
     parts = [*intro, "## Scores", *tables, "### All tables", "\n".join(linked), "## Claims", *judged,
              "## Figures", figures_block(record.folder)]
     return "\n\n".join(filter(None, parts)) + "\n"

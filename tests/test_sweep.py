@@ -87,13 +87,13 @@ def made_up(offsets: dict) -> SimpleNamespace:
 @pytest.fixture
 def bench():
     "k2 of one method and k5 of another; k2 scores 1 more with either seed."
-    return made_up({("k2", 0): 1.0, ("k2", 1): 1.2, ("k5", 0): 0.0, ("k5", 1): 0.2})
+    return made_up({("k2", 0): 1.0, ("k2", 1): 1.2, ("k5", 0): 0.0, ("k5", 1): 0.2, ("copy", 0): -5.0})
 
 
 def test_a_gain_is_positive_where_the_first_is_better(bench):
-    higher, seeds = compare(bench, ("k2", 1), ("k5", 1), "psnr")
-    assert higher.value == pytest.approx(1, abs=1e-4) and higher.low > 0 and seeds == pytest.approx([1, 1], abs=1e-4) and higher.clips == 12
-    lower, seeds = compare(bench, ("k2", 1), ("k5", 1), "akd")  # the same numbers, but less is better
+    higher, seeds, barred = compare(bench, ("k2", 1), ("k5", 1), "psnr")
+    assert higher.value == pytest.approx(1, abs=1e-4) and higher.low > 0 and seeds == pytest.approx([1, 1], abs=1e-4) and higher.clips == 12 and not barred
+    lower, seeds, _ = compare(bench, ("k2", 1), ("k5", 1), "akd")  # the same numbers, but less is better
     assert lower.value == pytest.approx(-0.1, abs=1e-4) and lower.low <= lower.value <= lower.high < 0 and seeds == pytest.approx([-0.1, -0.1], abs=1e-4)
     assert compare(bench, ("k5", 2), ("k2", 1), "akd")[0].value == pytest.approx(0, abs=1e-4)
 
@@ -107,18 +107,24 @@ def test_a_verdict_of_a_distance_turns_the_sign_once(bench):
 
 @pytest.mark.parametrize("metric, numbers", [("psnr", "gain +0.01 dB,"), ("l1", "gain +0.01 levels,"), ("akd", "gain +0.012 px,"), ("mkr", "gain +0.0123,"), ("lpips", "gain +0.0123,")])
 def test_a_verdict_prints_unit_and_digits(metric, numbers):
-    assert numbers in verdict("c", Interval(0.0123, 0.01, 0.02, 40, 99), [0.0123, 0.0123], metric)
+    assert numbers in verdict("c", Interval(0.0123, 0.01, 0.02, 40, 99), [0.0123, 0.0123], "", metric)
 
 
 def test_rows_without_a_value_are_left_out_of_both_sides(bench):
     bench.tables["k2", 0].loc[lambda t: t["clip"] == "clip00", "akd"] = np.nan
     bench.tables["k5", 0].loc[lambda t: t["clip"] == "clip01", "akd"] = np.nan
-    gain, seeds = compare(bench, ("k2", 1), ("k5", 1), "akd")
-    assert (gain.clips, gain.frames) == (12, 12 * 5 * 2 - 10) and gain.value == pytest.approx(-0.1, abs=1e-4)
+    gain, seeds, _ = compare(bench, ("k2", 1), ("k5", 1), "akd")
+    assert (gain.clips, gain.frames) == (10, 10 * 5 * 2) and gain.value == pytest.approx(-0.1, abs=1e-4)
+
+
+def test_a_base_worse_than_the_copy_gets_no_verdict():
+    offsets = {("k2", 0): 1.0, ("k2", 1): 1.2, ("k5", 0): 0.0, ("k5", 1): 0.2}
+    told = {name: verdict("k2 is better", *compare(made_up(offsets | copy), ("k2", 1), ("k5", 1))) for name, copy in dict(worse={("copy", 0): 0.5}, none={}).items()}
+    assert "not tested (the base does not beat copying (-0.40 dB)" in told["worse"] and "not tested (no copy" in told["none"]
 
 
 def test_variants_without_a_common_seed_cannot_be_compared():
-    with pytest.raises(UserError, match="no seed in common"): compare(made_up({("a", 0): 0, ("b", 1): 0}), ("a", 1), ("b", 1))
+    with pytest.raises(UserError, match="no seed in common"): compare(made_up({("a", 0): 0, ("b", 1): 0, ("copy", 0): -5}), ("a", 1), ("b", 1))
 
 
 def test_every_metric_has_a_direction():
@@ -153,9 +159,9 @@ def test_a_bench_holds_variants_of_several_methods(two_methods):
     run_variant(bench, "copy", "k2", MethodConfig(), 0)
     assert [c[:3] for c in calls] == [("implicit_warping", "k5-0", "k5"), ("copy", "k2-0", "k2")]
     scores = pd.read_csv(bench.out / "scores.csv")
-    assert scores[["method", "variant"]].drop_duplicates().values.tolist() == [["implicit_warping", "k5"], ["copy", "k2"]]
-    assert scores.run.tolist() == ["puppets-smoke-implicit_warping-k5-0", "puppets-smoke-copy-k2-0"]
-    assert compare(bench, ("k2", 1), ("k5", 1))[0].value == 0
+    assert scores[["method", "variant"]].drop_duplicates().values.tolist() == [["copy", "copy"], ["implicit_warping", "k5"], ["copy", "k2"]]
+    assert scores.run.tolist() == ["puppets-smoke-copy-copy-0", "puppets-smoke-implicit_warping-k5-0", "puppets-smoke-copy-k2-0"]
+    assert compare(bench, ("k2", 1), ("k5", 1)).interval.value == 0
 
 
 def test_a_run_is_taken_up_only_by_the_same_method(two_methods):
