@@ -10,7 +10,6 @@ __all__ = ['MIN_CLIPS', 'WORDS', 'DECIDED', 'NO_BETTER_THAN_COPY', 'Rule', 'judg
 from collections.abc import Iterable
 from dataclasses import dataclass
 import numpy as np
-from scipy.stats import t as student
 from .core import UserError
 from .stats import Interval, smallest_effect
 
@@ -71,4 +70,5 @@ def beats_copy(over_copy: Interval | None) -> str:
 def spread_tolerance(record: list[float], run: list[float], alone: float) -> float:
     "By how much the mean of `run` may differ from that of `record`, both one value per seed; `alone` where the record has one seed."
     if len(record) < 2 or not run: return alone
+    from scipy.stats import t as student  # slow to import
     return float(student.ppf(0.975, len(record) - 1) * np.std(record, ddof=1) * np.sqrt(1 / len(record) + 1 / len(run)))

@@ -9,7 +9,6 @@ __all__ = ['clip_sums', 'Interval', 'bootstrap_mean', 'paired_difference', 'cros
 from dataclasses import dataclass
 from typing import Literal
 import numpy as np
-from scipy.stats import t as student
 from .core import UserError, rng
 
 # %% ../nbs/55_stats.ipynb #92729939
@@ -73,6 +72,7 @@ def crossed_mean(
     "Mean of clip means over seeds and clips, with a t interval for both; of those clips that all seeds have. With one seed that of `bootstrap_mean`."
     values, seeds, clips = (np.asarray(x) for x in (values, seeds, clips))
     if len(names := np.unique(seeds)) < 2: return bootstrap_mean(values, clips, seed=0, level=level)
+    from scipy.stats import t as student  # slow to import, and one seed does not need it
     valid = [(seeds == s) & ~np.isnan(values.astype(np.float64)) for s in names]
     common = sorted(set.intersection(*(set(clips[v].tolist()) for v in valid)))
     rows = [(values[v & np.isin(clips, common)], clips[v & np.isin(clips, common)]) for v in valid]

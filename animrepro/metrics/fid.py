@@ -9,7 +9,6 @@ __all__ = ['BATCH', 'VIDEO_FRAMES', 'Moments', 'frechet_distance', 'Inception', 
 # %% ../../nbs/56_metrics.fid.ipynb #53f7b97e
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
-from torchvision.models import alexnet
 from ..core import UserError
 from ..weights import find_weights, need_package
 
@@ -123,6 +122,7 @@ class AlexNet:
 
     def __init__(self, device: str | torch.device = "cpu"):
         "Raises `NotAvailable` without the weights, which LPIPS needs as well."
+        from torchvision.models import alexnet  # slow to import
         stored = torch.load(find_weights("alexnet"), map_location="cpu", weights_only=True)
         network = alexnet().features
         network.load_state_dict({k.removeprefix("features."): v for k, v in stored.items() if k.startswith("features.")})
