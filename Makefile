@@ -14,7 +14,7 @@ ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CU
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help setup repro baselines sweep test lab export clean-notebooks lock
+.PHONY: help setup repro baselines sweep test lab app study docs export clean-notebooks lock
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F'\t' '{ printf "make %-16s %s\n", $$1, $$2 }'
@@ -63,8 +63,22 @@ sweep: $(STAMP) ## run the ablations too (nbs/ablations)
 test: $(STAMP) ## run every notebook and all checks
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(JOBS) --dist worksteal --durations=5
 
-lab: $(STAMP) ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter-lab --notebook-dir=nbs
+# Options go through, as in `make lab LAB="--port 9000"`. Jupyter refuses root unless told, and large uploads unless allowed.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+UPLOADS := tornado_settings="{'websocket_max_message_size': 2000000000}"
+
+lab: $(STAMP) ## open the notebooks in JupyterLab; LAB="--port 9000" passes options on
+	@$(BIN)/jupyter-lab --notebook-dir=nbs --config=.ci/jupyter_server_config.py $(ROOT) --ServerApp.$(UPLOADS) $(LAB)
+
+app: $(STAMP) ## open the page that animates pictures; APP="--port 9000 --no-browser" passes options on
+	@$(BIN)/voila nbs/apps/animate.ipynb --Voila.$(UPLOADS) $(APP)
+
+study: $(STAMP) ## serve the blind comparison of videos and collect votes; STUDY="--Voila.ip=0.0.0.0" lets other machines in
+	@$(BIN)/voila nbs/apps/study.ipynb $(STUDY)
+
+docs: $(STAMP) ## write the site into _docs/site: front page, map, notebooks, public names, record
+	@test -x _docs/.venv/bin/mkdocs || { $(BIN)/uv venv --quiet --clear _docs/.venv && $(BIN)/uv pip install --quiet --python _docs/.venv/bin/python -r .ci/docs.txt; }
+	@NO_MKDOCS_2_WARNING=1 _docs/.venv/bin/python .ci/docs
 
 export: $(STAMP) ## write animrepro/ from the notebooks
 	@$(BIN)/nbdev_export

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUESTIONS', 'Study', 'puppet_videos', 'Trial', 'trials', 'clips_of', 'vote_file', 'read_votes', 'store_vote',
            'remaining', 'Booth', 'say', 'show', 'choose', 'preference', 'Agreement', 'fleiss', 'all_votes', 'results',
-           'publish']
+           'Entrance', 'people', 'publish']
 
 # %% ../nbs/66_study.ipynb #c0ec4d76
 import html, json, os, re, tempfile, time
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 import ipywidgets, numpy as np, pandas as pd
 from scipy.stats import binomtest
+from tqdm.auto import tqdm
 from .animate import animate_frames
 from .checkpoint import load_weights, read_about
 from .core import UserError, extend, project_root, rng, to_float
@@ -49,14 +50,16 @@ class Study:
         return sorted(a)
 
 # %% ../nbs/66_study.ipynb #47ddc7e0
-def puppet_videos(weights: str | Path, folder: str | Path, clips: int = 12, frames: int = 75) -> Path:
-    "Renders `clips` held-out puppets, each with the motion of the next, as `folder`/METHOD/NAME.mp4; what is there is kept. Gives the method's folder."
+def puppet_videos(weights: str | Path, folder: str | Path, clips: int = 12, frames: int = 75, progress: bool = False) -> Path:
+    """Renders `clips` held-out puppets, each with the motion of the next, as `folder`/METHOD/NAME.mp4; what is there is kept.
+    Gives the method's folder. A bar tells of progress, and not of the method."""
     out, model = Path(folder) / read_about(weights)["method"], load_weights(weights)
     cast = puppet_clips(PuppetsEntry("puppets", train=1, test=clips + 1))[1:]
     film = lambda meta: render(*truth_of(meta, frames), model.config.size).frames
-    for clip, following in zip(cast, cast[1:]):
-        path = out / f"{clip['name']}.mp4"
-        if not path.exists(): write_video(path, animate_frames(model, to_float(film(clip["meta"])[:1]), film(following["meta"])), PUPPET_FPS)
+    missing = [pair for pair in zip(cast, cast[1:]) if not (out / f"{pair[0]['name']}.mp4").exists()]
+    for clip, following in tqdm(missing, "videos", unit="video", disable=not (progress and missing)):
+        made = animate_frames(model, to_float(film(clip["meta"])[:1]), film(following["meta"]))
+        write_video(out / f"{clip['name']}.mp4", made, PUPPET_FPS)
     return out
 
 # %% ../nbs/66_study.ipynb #a1b6b67e
@@ -215,6 +218,27 @@ def results(study: Study) -> pd.DataFrame:
         lines.append(dict(question=question, metric=metrics[question], votes=len(votes), pairs=over_pairs.clips, raters=votes["rater"].nunique(), preferred=value, low=low, high=high, pairs_low=over_pairs.low,
                           pairs_high=over_pairs.high, left=(votes["chosen"] == votes["left"]).mean(), kappa=agreement.kappa, observed=agreement.observed, common_pairs=agreement.pairs, why=agreement.why))
     return pd.DataFrame(lines).set_index("question")
+
+# %% ../nbs/66_study.ipynb #f14dcfd6
+class Entrance(ipywidgets.VBox):
+    "Asks for the rater's code, then opens the rater's booth."
+    def __init__(self, study: Study):
+        super().__init__()
+        self.study, self.line = study, ipywidgets.HTML()
+        self.code, self.begin = ipywidgets.Text(placeholder="your code"), ipywidgets.Button(description="Begin")
+        self.begin.on_click(lambda _: self.enter())
+        self.children = [ipywidgets.HBox([self.code, self.begin]), self.line]
+
+    def enter(self):
+        "Opens the booth of the code that was typed, or says what is wrong with it."
+        try: self.children = [Booth(self.study, self.code.value.strip())]
+        except UserError as e: self.line.value = html.escape(str(e))
+
+def people(methods: tuple[str, str] = ("implicit_warping", "fomm")) -> Study:
+    "The study of this project: two methods of the record on puppets. Renders their videos where they are missing."
+    home, record = project_root() / "results" / "run" / "study", project_root() / "results" / "record" / "weights"
+    weights = {method: record / f"puppets-quick-{method}-full-0.safetensors" for method in methods}
+    return Study({method: puppet_videos(path, home, progress=True) for method, path in weights.items()}, home / "votes")
 
 # %% ../nbs/66_study.ipynb #61b53e5e
 def publish(study: Study, dataset: str, folder: str | Path | None = None) -> Path:
