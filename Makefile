@@ -29,7 +29,7 @@ THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > $(JOBS) ? n / 
 # Stages that may run beside one another, a line for those that follow each other: as processes of this machine, or, with CLUSTER=ray or
 # ray://HOST:PORT, on a cluster whose machines all see this folder (nbs/scale.ipynb); GPUS=1 gives each a GPU there.
 GPUS := 0
-BESIDE = $(if $(CLUSTER),xargs $(BIN)/animrepro stages --on $(CLUSTER) --gpus $(GPUS),OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -L 1 $(BIN)/dvc --wait-for-lock repro --single-item)
+BESIDE = $(if $(CLUSTER),xargs $(BIN)/animrepro stages --on $(CLUSTER) --gpus $(GPUS),OMP_NUM_THREADS=$(THREADS) xargs -P $(JOBS) -I STAGES sh -c '$(BIN)/dvc --wait-for-lock repro --single-item STAGES')
 
 # The stages train and evaluate (with `_baselines`: those of the other systems), several methods side by side.
 define TRAIN

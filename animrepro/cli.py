@@ -431,7 +431,7 @@ def sweep_grid(notebook: str, out: Path, grid: tuple, parameters: dict, where: d
     click.echo(run_grid(notebook, out, grid, parameters, Where(**where)).to_string(index=False))
 
 @cli.command()
-@click.argument("names", nargs=-1, required=True, metavar="STAGE...")
+@click.argument("names", nargs=-1, metavar="STAGE...")
 @spread
 def stages(names: tuple, **where):
     "Run stages of DVC beside one another, as far as anything changed; each after those that it needs."

@@ -183,6 +183,11 @@ class Node:
 
     def running(self) -> bool: return self.process.poll() is None
 
+    def sound(self) -> bool:
+        "Whether the raylet, the process that makes it a node, is there."
+        try: return any(p.name() == "raylet" and p.status() != psutil.STATUS_ZOMBIE for p in psutil.Process(self.process.pid).children())
+        except psutil.NoSuchProcess: return False
+
     def kill(self):
         try: processes = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
         except psutil.NoSuchProcess: return
@@ -211,8 +216,8 @@ class Cluster:
         for _ in range(8):
             before, node = self.agents(), Node(*args)
             wait_for(lambda: self.agents() >= before + 2 or not node.running(), "ray start")
-            time.sleep(2)
-            if node.running(): return node
+            time.sleep(1)
+            if node.sound(): return node
             node.kill()
         pytest.fail("ray start: no node came up")
 
@@ -221,7 +226,7 @@ class Cluster:
         return sum(len(list(self.folder.glob(f"session_2*/{agent}_port*"))) for agent in ("runtime_env_agent", "dashboard_agent_listen"))
 
     def complete(self):
-        if self.second is None or not self.second.running(): self.second = self.start(f"--address={self.address}")
+        if self.second is None or not self.second.sound(): self.second = self.start(f"--address={self.address}")
         subprocess.run([sys.executable, "-c", ALIVE, self.address], env=RAY, check=True, timeout=240)
 
 

@@ -1,9 +1,10 @@
 "Training as a user meets it: killed, resumed, on several processes, with a discriminator, fine-tuned."
 import csv, json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
-import pytest, torch
+import psutil, pytest, torch
 from safetensors.torch import load_file
 from animrepro.avd import AvdConfig
+from animrepro.checkpoint import load_state
 from animrepro.core import UserError, sha256
 from animrepro.data.catalog import PuppetsEntry, prepare
 from animrepro.data.store import FrameStore
@@ -144,13 +145,17 @@ def test_a_diverged_training_fails(store, tmp_path):
     assert not list(tmp_path.rglob("weights*"))
 
 
+def torchrun(*options):
+    "The command before that of one of two gloo processes, which join on a free port of this machine."
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", *options, "--no-python"]
+
+
 def test_two_processes_agree_with_one(project):
     "Two gloo processes on the CPU take half of each batch; gradients are averaged, so only rounding differs."
     args, how = command(project, "--steps", "4", "--out", "one")
     subprocess.run(args, check=True, **how)
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--no-python"]
-    done = subprocess.run([*torchrun, *args[:-1], "two"], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, **how)
+    done = subprocess.run([*torchrun(), *args[:-1], "two"], timeout=300, **how)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     one, two = (load_file(project / name / "weights.safetensors") for name in ("one", "two"))
     start = create_model("implicit_warping", dict(SMALL, size=32), seed=0).state_dict()
@@ -158,6 +163,28 @@ def test_two_processes_agree_with_one(project):
     # Adam turns rounding of a gradient near zero into a whole step, so single weights may differ; their sum may not.
     assert [json.loads((project / name / "run.json").read_text())["processes"] for name in ("one", "two")] == [1, 2]
     assert length(one, two) < 0.1 * length(one, start)
+
+
+def test_a_killed_process_of_two_is_restarted(project):
+    "torchrun starts both anew when one is killed. They go on from the last state, to the weights of a run that nothing disturbed. Each is killed once."
+    args, how = command(project, "--steps", "40", "--resume", "--out", "once")
+    how["env"] = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else the new processes read where the dead ones were to be found
+    subprocess.run([*torchrun(), *args], check=True, timeout=300, **how)
+    both = subprocess.Popen([*torchrun("--max-restarts", "2"), *args[:-1], "twice"], **how)
+    state, deadline, steps = project / "twice/state.pt", time.time() + 400, []
+    try:
+        for rank in ("1", "0"):
+            saved = lambda: load_state(state)["step"] if state.exists() else 0
+            while both.poll() is None and saved() <= max(steps, default=0) and time.time() < deadline: time.sleep(0.02)
+            steps.append(saved())
+            next(p for p in psutil.Process(both.pid).children() if p.environ().get("RANK") == rank).kill()
+            assert not (project / "twice/weights.safetensors").exists(), "the run was over before it could be killed"
+        said = both.communicate(timeout=300)[1].decode()
+    finally: both.terminate()  # it ends its workers, which would outlive a killed one
+    assert both.returncode == 0, said[-3000:]
+    record = json.loads((project / "twice/run.json").read_text())
+    assert record["resumed_at"] >= steps[1] > steps[0] > 0 and record["processes"] == 2
+    assert sha256(project / "once/weights.safetensors") == sha256(project / "twice/weights.safetensors")
 
 
 def test_adversarial_training_moves_both(store, tmp_path):
