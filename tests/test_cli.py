@@ -1,8 +1,9 @@
 "The command line with good and bad input, as a user meets it: fresh processes, exit codes, one line of error, nothing half-written."
-import os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from PIL import Image
+from animrepro.core import sha256
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.video import probe, write_video
 
@@ -51,7 +52,10 @@ def animate(project, out, weights="run/weights.safetensors", source="source.png"
 
 
 def test_pipeline_leaves_rows_and_scores(project):
-    assert {p.name for p in (project / "scores").iterdir()} == {"rows.parquet", "scores.csv"}
+    assert {p.name for p in (project / "scores").iterdir()} == {"rows.parquet", "scores.csv", "scored.json"}
+    scored, trained = (json.loads((project / name).read_text()) for name in ("scores/scored.json", "run/run.json"))
+    assert scored["weights"] == sha256(project / "run" / "weights.safetensors") and scored["data"] == trained["data"] == sha256(project / "data" / "tiny.zip")
+    assert scored["split"] == "test" and {"commit", "clean", "evaluate", "instruments", "seconds"} <= set(scored)
     assert (project / "scores/scores.csv").read_text().startswith("dataset,scale,method,variant,seed,sources,metric,value,low,high,clips,frames,steps,run\n")
 
 
