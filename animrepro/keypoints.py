@@ -10,7 +10,7 @@ __all__ = ['HOME', 'normalised', 'soft_argmax', 'gaussian_maps', 'covariances', 
 import torch
 from dataclasses import dataclass, fields
 from torch import nn
-from .blocks import UNet, conv
+from .blocks import UNet, conv, joined
 from .core import exact, full_precision
 from .warp import make_grid, resize
 
@@ -27,9 +27,13 @@ def soft_argmax(heatmaps: torch.Tensor, align_corners: bool = False) -> torch.Te
 # %% ../nbs/22_keypoints.ipynb #3c2be949
 def gaussian_maps(points: torch.Tensor, height: int, width: int, variance: float | torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     "A Gaussian of height 1 at each point: `(B, K, 2)` to `(B, K, H, W)`. `variance` is in squared units of [-1, 1], or covariances `(B, K, 2, 2)`."
-    distance = make_grid(height, width, align_corners, points.dtype).to(points.device) - points[:, :, None, None]
-    if isinstance(variance, torch.Tensor): return (-0.5 * torch.einsum("bkhwi,bkij,bkhwj->bkhw", distance, torch.linalg.inv(variance), distance)).exp()
-    return (-0.5 * distance.square().sum(-1) / variance).exp()
+    grid = make_grid(height, width, align_corners, points.dtype).to(points.device)
+    if isinstance(variance, torch.Tensor):
+        distance = grid - points[:, :, None, None]
+        return (-0.5 * torch.einsum("bkhwi,bkij,bkhwj->bkhw", distance, torch.linalg.inv(variance), distance)).exp()
+    # A round Gaussian is one of x times one of y: H + W exponentials, not H W.
+    x, y = ((-0.5 * (axis - at[..., None]).square() / variance).exp() for axis, at in zip((grid[0, :, 0], grid[:, 0, 1]), points.unbind(-1)))
+    return y[..., None] * x[..., None, :]
 
 @exact
 def covariances(heatmaps: torch.Tensor, points: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
@@ -83,8 +87,8 @@ class KeypointDetector(nn.Module):
     def forward(self, images: torch.Tensor) -> Keypoints:
         height, width = images.shape[-2] // self.step, images.shape[-1] // self.step
         features = self.hourglass(resize(images, height, width))
-        heat = full_precision(self.heatmap(features)) / self.temperature
+        heat, strength = (full_precision(x) for x in joined(features, self.heatmap, self.strength))
+        heat = heat / self.temperature
         if self.home is not None: heat = heat - (make_grid(height, width).to(heat) - self.home[:, None, None]).square().sum(-1) / (2 * HOME ** 2)
         heat = normalised(heat)  # (B, K, h, w)
-        strength = (full_precision(self.strength(features)) * heat).sum((-2, -1))
-        return Keypoints(soft_argmax(heat), strength.sigmoid())
+        return Keypoints(soft_argmax(heat), (strength * heat).sum((-2, -1)).sigmoid())

@@ -72,32 +72,36 @@ class Upsample(nn.Module):
 
 # %% ../nbs/26_stylegan.ipynb #f951ac9d
 class ConvLayer(Equalised):
-    "Equalised convolution `(B, inputs, H, W)` to `(B, outputs, H, W)` with biased leaky ReLU; `down` blurs first and halves the grid."
-    def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False):
+    "Equalised convolution `(B, inputs, H, W)` to `(B, outputs, H, W)` with biased leaky ReLU, times `gain`; `down` blurs first and halves the grid."
+    def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False, gain: float = 2**0.5):
         super().__init__(outputs, inputs, kernel, kernel)
+        self.gain = gain
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.blur, self.quick = Blur((kernel + 1) // 2) if down else None, None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Weights are fewer than pixels, and leaky ReLU keeps positive factors: so scale and gain are of the weights.
+        weight, bias = self.weight * (self.gain * self.scale), self.bias * self.gain
         if self.quick is not None: x = self.quick(x)
-        elif self.blur is None: x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
-        else: x = F.conv2d(self.blur(x), self.weight, stride=2)
-        return leaky(x, self.bias, self.bias.new_tensor(self.scale))
+        elif self.blur is None: x = F.conv2d(x, weight, bias, padding=self.weight.shape[-1] // 2)
+        else: x = F.conv2d(self.blur(x), weight, bias, stride=2)
+        return F.leaky_relu(x, 0.2, inplace=True)
 
     def fuse(self):
         "For inference: with fewer products where channels are many."
-        if self.blur is None and self.weight.shape[-1] == 3 and min(self.weight.shape[:2]) >= FEWEST_CHANNELS: self.quick = FewProducts(self.weight)
+        if self.blur is None and self.weight.shape[-1] == 3 and min(self.weight.shape[:2]) >= FEWEST_CHANNELS:
+            self.quick = FewProducts(self.weight * (self.gain * self.scale), self.bias * self.gain)
 
 # %% ../nbs/26_stylegan.ipynb #9f69b9bf
 class ResBlock(nn.Module):
-    "Two convolutions beside a linear shortcut: `(B, inputs, H, W)` to `(B, outputs, H/2, W/2)` (LIA, Fig. 7; StyleGAN2's discriminator)."
+    "Two convolutions and a linear shortcut, their sum divided by √2: `(B, inputs, H, W)` to `(B, outputs, H/2, W/2)` (LIA, Fig. 7; StyleGAN2's discriminator)."
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.conv1, self.conv2 = ConvLayer(inputs, inputs, 3), ConvLayer(inputs, outputs, 3, down=True)
+        self.conv1, self.conv2 = ConvLayer(inputs, inputs, 3), ConvLayer(inputs, outputs, 3, down=True, gain=1.0)
         self.blur, self.skip = Blur(1, stride=2), Equalised(outputs, inputs, 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.conv2(self.conv1(x)) + F.conv2d(self.blur(x), self.skip.weight * self.skip.scale)) / 2**0.5
+        return self.conv2(self.conv1(x)) + F.conv2d(self.blur(x), self.skip.weight * (self.skip.scale / 2**0.5))
 
 # %% ../nbs/26_stylegan.ipynb #5f423253
 class ModulatedConv(Equalised):

@@ -15,7 +15,8 @@ from .warp import make_grid, warp
 # %% ../nbs/24_tps.ipynb #14c64908
 def tps_kernel(points: torch.Tensor, controls: torch.Tensor) -> torch.Tensor:
     "U = r² log r² between points `(..., N, 2)` and control points `(..., C, 2)`: `(..., N, C)`, zero at r = 0 (TPSMM Eq. 3)."
-    squared = (points[..., :, None, :] - controls[..., None, :, :]).square().sum(-1)
+    x, y = (points[..., :, None, i] - controls[..., None, :, i] for i in (0, 1))
+    squared = x * x + y * y
     return squared * (squared + 1e-9).log()
 
 # %% ../nbs/24_tps.ipynb #a3e4105d

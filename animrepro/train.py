@@ -22,6 +22,7 @@ from .core import Count, Decay, Length, Positive, Range, Share, UserError, Weigh
 from .data.pairs import Augment, Batch, Draw, Pairs, loader
 from .data.store import FrameStore
 from .inference import keep_memory
+from .inference import keep_memory
 from .losses import Criterion, LossConfig
 from .models.contract import Animator, create_model, method_class
 from .record import circumstances, code_digest, peak_memory, write_json
@@ -204,6 +205,7 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
     With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that run is complete. `about` goes into
     the record and the weights. `UserError` where the training diverges."""
     out = Path(out)
+    keep_memory()
     keep_memory()
     if config.model.get("size", store.size) != store.size: raise UserError(f"params.yaml: methods.{method}: model.size is {config.model['size']}, that of the data set {store.size}; leave it out")
     model = create_model(method, dict(config.model, size=store.size), seed, f"params.yaml: methods.{method}: model")

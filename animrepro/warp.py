@@ -23,7 +23,9 @@ def make_grid(height: int, width: int, align_corners: bool = False, dtype: torch
 def warp(images: torch.Tensor, grid: torch.Tensor, align_corners: bool = False, padding: str = "zeros") -> torch.Tensor:
     "Reads images `(B, C, H, W)` bilinearly at positions `(B, h, w, 2)`: gives `(B, C, h, w)`. `padding` is `zeros`, `border` or `reflection`."
     exact = torch.promote_types(images.dtype, grid.dtype)  # half precision would move pixels
-    return F.grid_sample(images.to(exact), grid.to(exact), mode="bilinear", padding_mode=padding, align_corners=align_corners)
+    found = F.grid_sample(images.to(exact), grid.to(exact), mode="bilinear", padding_mode=padding, align_corners=align_corners)
+    # It puts channels outermost; what comes after computes in the order that the images have.
+    return found if images.is_contiguous() else found.contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/20_warp.ipynb #07fcd01a
 def warp_each(images: torch.Tensor, grids: torch.Tensor, align_corners: bool = False) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
-from ..blocks import check_multiple, constant_start, conv, doubled, retouch, seeded_init
+from ..blocks import check_multiple, constant_start, conv, doubled, joined, retouch, seeded_init
 from ..core import Depth, Extent, Length, Positive, Side, UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
@@ -66,10 +66,11 @@ class AffineDetector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> AffineKeypoints:
         features = self.hourglass(self.small(images))[-1]
-        heat = normalised(full_precision(self.heatmap(features)) / self.temperature)
+        heat, *maps = (full_precision(x) for x in joined(features, *(head for head in (self.heatmap, self.jacobian) if head is not None)))
+        heat = normalised(heat / self.temperature)
         points = soft_argmax(heat, align_corners=True)
         if self.jacobian is None: return AffineKeypoints(points, None)
-        maps = full_precision(self.jacobian(features)).unflatten(1, (-1, 4))  # (B, K or 1, 4, h, w)
+        maps = maps[0].unflatten(1, (-1, 4))  # (B, K or 1, 4, h, w)
         return AffineKeypoints(points, (heat[:, :, None] * maps).sum((-2, -1)).unflatten(2, (2, 2)))
 
 # %% ../../nbs/34_models.fomm.ipynb #239e3afc
@@ -88,9 +89,9 @@ class DenseMotion(nn.Module):
         heat = heatmap_change(source.points, driving.points, h, w, self.variance)
         seen = torch.cat([heat[:, :, None], warp_each(small, maps, self.align_corners)], 2).flatten(1, 2)
         found = self.hourglass(seen)[-1]
-        share = full_precision(self.contribution(found)).softmax(1)
-        occlusion = None if self.occlusion is None else full_precision(self.occlusion(found)).sigmoid()
-        return blend(share, maps), share, occlusion
+        share, *occlusion = (full_precision(x) for x in joined(found, *(head for head in (self.contribution, self.occlusion) if head is not None)))
+        share = share.softmax(1)
+        return blend(share, maps), share, occlusion[0].sigmoid() if occlusion else None
 
 # %% ../../nbs/34_models.fomm.ipynb #15abeb35
 @dataclass

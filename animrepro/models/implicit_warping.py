@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE_PIXELS', 'Config', 'SpatialEncoder', 'value_encoder', 'channels', 'decoder', 'Source', 'ImplicitWarping',
-           'appearance', 'encode', 'motion', 'transfer', 'paint', 'render', 'look', 'losses', 'keep']
+           'appearance', 'encode', 'prepare', 'motion', 'transfer', 'paint', 'render', 'look', 'losses', 'keep']
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #d8cce782
 import torch, torch.nn.functional as F
@@ -18,7 +18,7 @@ from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering
 from ..data.pairs import Batch
-from ..tps import detect_deformed
+from ..tps import random_deformation
 from ..warp import make_grid, resize
 
 # %% ../../nbs/31_models.implicit_warping.ipynb #acfeacea
@@ -143,11 +143,15 @@ WHOLE_PIXELS = 2**20  # so many go through the value encoder at once, whose firs
 @extend(ImplicitWarping)
 def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to keys, values and the keypoints of the first."
-    b, s = sources.shape[:2]
     self.check_size(sources)
-    flat = sources.flatten(0, 1)
+    return self.prepare(sources, self.detector(sources.flatten(0, 1)))
+
+@extend(ImplicitWarping)
+def prepare(self, sources: torch.Tensor, keypoints: Keypoints) -> Source:
+    "Sources `(B, S, 3, H, W)` whose keypoints, of all B S, are known."
+    (b, s), flat = sources.shape[:2], sources.flatten(0, 1)
     h, w = flat.shape[-2] // self.config.cell, flat.shape[-1] // self.config.cell
-    keypoints, pixels = self.detector(flat), resize(flat, h, w)
+    pixels = resize(flat, h, w)
     keys = self.key(torch.cat([keypoints.maps(h, w, self.config.variance), pixels], 1))
     keys = self.attention.keys(keys.unflatten(0, (b, s)))
     few = len(flat) if torch.is_grad_enabled() else max(1, WHOLE_PIXELS // flat[0, 0].numel())
@@ -207,8 +211,9 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
 @extend(ImplicitWarping)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (IW appendix D)."
-    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds, criterion.config.deformation)
-    source = self.encode(batch.sources)
+    deformation, n = random_deformation(batch.seeds, batch.driving.device, criterion.config.deformation), len(batch.driving)
+    found = self.motion(torch.cat([batch.driving, deformation.images(batch.driving), batch.sources.flatten(0, 1)]))
+    motion, deformed, source = found[:n], found[n:2 * n], self.prepare(batch.sources, found[2 * n:])
     rendering = self.render(source, motion, keep=self.keep(batch, source))
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     terms["equivariance"] = criterion.config.equivariance * equivariance(motion.points, deformed.points, deformation)
