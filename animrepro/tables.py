@@ -700,6 +700,7 @@ def promote(root: str | Path, note: str = "") -> list[str]:
     log_change(target / "LOG.md", before, record, note)
     seal(target, run.scores, [name for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")])
     write_blocks(target / "tables", record, None)
+    write_blocks(target / "tables", read_evidence(target), None)  # printed from the digits that are stored, as `--check` prints them
     write_tables(root)  # they show the record, which is another one now; so a second call, or one after a kill, changes nothing
     return list(dict.fromkeys(run.scores["run"]))
 

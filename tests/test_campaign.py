@@ -72,7 +72,9 @@ def done(start, folder: Path, *arguments):
 def content(folder: Path) -> dict:
     "Bytes by name of all files and links below a folder. Times and places of a run record are left out."
     found = {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*")) if p.is_file() or p.is_symlink()}
-    return {name: steady(data) if name.endswith("run.json") or "/runs/" in name and name.endswith(".json") else data for name, data in found.items() if "evidence.json" not in name}
+    # LOG.md tells the history of a record, so a record that was made in two goes may tell of both.
+    return {name: steady(data) if name.endswith(("run.json", "scored.json")) or any(p in name for p in ("/runs/", "/evaluations/")) and name.endswith(".json") else data
+            for name, data in found.items() if not name.endswith(("evidence.json", "LOG.md"))}
 
 
 def steady(record: bytes) -> bytes:

@@ -196,7 +196,7 @@ def test_reference_is_trained_beside_ours(tmp_path):
     said = "".join(t for c in done["cells"] if c["cell_type"] == "code" for o in c["outputs"] for t in o.get("text", []))
     assert [f"clone {r}" in said for r in repositories.values()] == [m not in named for m in repositories]
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
-    assert set(scores.variant) == {*repositories, *(f"{m}-{name}" for m in named for name in ("published", "scheduled", "same")), *["tpsmm-wide"] * ("tpsmm" in named)}
+    assert set(scores.variant) == {"copy", *repositories, *(f"{m}-{name}" for m in named for name in ("published", "scheduled", "same")), *["tpsmm-wide"] * ("tpsmm" in named)}
     if not named:
         with pytest.raises(UserError, match="holds neither of first-order-model"): run_notebook(notebook, tmp_path / "again.ipynb", values | dict(reference=str(tmp_path / "clones")))
         return
