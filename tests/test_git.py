@@ -34,7 +34,7 @@ def test_what_saving_adds_is_taken_away(path):
 def clone(tmp_path):
     "A repository with three notebooks, set up as `make setup` does, and git in it."
     git = lambda *words: subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    names = ["index.ipynb", "apps/animate.ipynb", "ablations/73_iw_sources.ipynb"]
+    names = ["index.ipynb", "apps/animate.ipynb", "ablations/91_iw_sources.ipynb"]
     for name in (".gitattributes", ".gitconfig", ".ci/clean", *(f"nbs/{n}" for n in names)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"A stranger's method: the class of the lesson in 30_models.contract, put into a module of its own, goes from training to figures without another line of code."
+"A stranger's method: the class of the lesson in 40_models.contract, put into a module of its own, goes from training to figures without another line of code."
 import importlib, json, sys
 import numpy as np, pandas as pd, pytest, torch, yaml
 import animrepro.models
@@ -25,7 +25,7 @@ evaluate: {sources: [1, 2]}
 
 def lesson() -> str:
     "The import cell and the class of the lesson: the whole method."
-    cells = ["".join(c["source"]) for c in json.loads((ROOT / "nbs" / "30_models.contract.ipynb").read_text(encoding="utf8"))["cells"]]
+    cells = ["".join(c["source"]) for c in json.loads((ROOT / "nbs" / "40_models.contract.ipynb").read_text(encoding="utf8"))["cells"]]
     at = next(i for i, cell in enumerate(cells) if "class OneMap(Animator)" in cell)
     return f"{cells[at - 1]}\n\n{cells[at]}\n"
 

@@ -8,7 +8,7 @@ NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "results" / "record").rglob("*.md"))]
 # Notebooks and tests whose code was wrapped at 120 columns. The others follow when they are next rewritten.
-WRAPPED = ["62a_readme.ipynb", "68_studio.ipynb", "apps/animate.ipynb", "apps/study.ipynb", "index.ipynb"]
+WRAPPED = ["76_readme.ipynb", "85_studio.ipynb", "apps/animate.ipynb", "apps/study.ipynb", "index.ipynb"]
 
 
 def prose(path: Path) -> str:

@@ -184,9 +184,9 @@ def test_a_name_is_of_one_method_and_a_method_is_announced(two_methods):
 # ---- beside the authors' code --------------------------------------------------------------------------------------------------------
 
 def test_reference_is_trained_beside_ours(tmp_path):
-    "Notebook 76 with those of the authors' repositories that the variables of tests/test_official.py name. Of the others it says what to clone, and trains our side."
+    "Notebook 94 with those of the authors' repositories that the variables of tests/test_official.py name. Of the others it says what to clone, and trains our side."
     from test_official import VARIABLES
-    notebook = ROOT / "nbs" / "ablations" / "76_reference.ipynb"
+    notebook = ROOT / "nbs" / "ablations" / "94_reference.ipynb"
     (tmp_path / "clones").mkdir()
     repositories = dict(fomm="first-order-model", tpsmm="Thin-Plate-Spline-Motion-Model")
     named = {m: os.environ[VARIABLES[m]] for m in repositories if os.environ.get(VARIABLES[m])}
