@@ -27,7 +27,8 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
 
 # %% ../nbs/52_animate.ipynb #c26d35e1
 def ahead(items: Iterable, depth: int = 2) -> Iterator:
-    "The same items, fetched by a thread up to `depth` before they are asked for. Errors of fetching come where the item would."
+    """The same items, fetched by a thread up to `depth` before they are asked for. Errors of fetching come where the
+    item would."""
     items, end = iter(items), object()
     with ThreadPoolExecutor(1) as pool:
         coming = deque(pool.submit(next, items, end) for _ in range(depth))
@@ -37,10 +38,12 @@ def ahead(items: Iterable, depth: int = 2) -> Iterator:
 
 # %% ../nbs/52_animate.ipynb #79971541
 @torch.inference_mode()
-def animate_frames(model: Animator, sources: torch.Tensor, driving: Iterable[np.ndarray], mode: Mode = "absolute", precision: str = "fp32", batch: int = 8,
+def animate_frames(model: Animator, sources: torch.Tensor, driving: Iterable[np.ndarray], mode: Mode = "absolute",
+                   precision: str = "fp32", batch: int = 8,
                    view: dict[str, float] | None = None) -> Iterator[np.ndarray]:
-    """Frames `uint8 (H, W, 3)`, one per driving frame `uint8 (H, W, 3)`. `sources (S, 3, H, W)` in [0, 1] are of one subject.
-    Works on the device of the model; `precision` is `fp32` or `bf16`. `view` turns the head to angles, for a model that has `turn`."""
+    """Frames `uint8 (H, W, 3)`, one per driving frame `uint8 (H, W, 3)`. `sources (S, 3, H, W)` in [0, 1] are of one
+    subject. Works on the device of the model; `precision` is `fp32` or `bf16`. `view` turns the head to angles, for
+    a model that has `turn`."""
     keep_memory()
     model, device = for_inference(model), next(model.parameters(), torch.empty(0)).device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -60,12 +63,15 @@ def load_sources(paths: list[str | Path], size: int) -> torch.Tensor:
     return to_float(np.stack([read_image(p, size) for p in paths]))
 
 # %% ../nbs/52_animate.ipynb #50c8f6e3
-def animate(model: Animator, size: int, sources: list[str | Path], driving: str | Path, out: str | Path, mode: Mode = "absolute",
-            frames: str | Path | None = None, precision: str = "fp32", batch: int = 8, view: dict[str, float] | None = None) -> int:
-    "Animates source pictures by a driving video at `size` × `size` and writes the video `out`; gives the number of frames. `view` as in `animate_frames`."
+def animate(model: Animator, size: int, sources: list[str | Path], driving: str | Path, out: str | Path,
+            mode: Mode = "absolute", frames: str | Path | None = None, precision: str = "fp32", batch: int = 8,
+            view: dict[str, float] | None = None) -> int:
+    """Animates source pictures by a driving video at `size` × `size` and writes the video `out`; gives the number of
+    frames. `view` as in `animate_frames`."""
     pictures, fps = load_sources(sources, size), frame_rate(driving)
     made = animate_frames(model, pictures, iterate_frames(driving, size), mode, precision, batch, view)
-    with VideoWriter(out, fps) as video, write_atomic(frames) if frames else contextlib.nullcontext() as folder, ThreadPoolExecutor(1) as writer:
+    with VideoWriter(out, fps) as video, write_atomic(
+            frames) if frames else contextlib.nullcontext() as folder, ThreadPoolExecutor(1) as writer:
         if folder: folder.mkdir()
         def write(t, frame):
             video.add(frame)

@@ -18,23 +18,30 @@ from .models.lia import Lia, Motion
 
 # %% ../nbs/84_apps.ipynb #62feb624
 def picture_of(picture: str | Path | int, size: int) -> torch.Tensor:
-    "A source `(1, 3, size, size)` in [0, 1]: from a picture file or, for a number, the puppet with that seed in the first pose of that seed."
-    if isinstance(picture, int): return to_float(render(sample_identity(picture), sample_motion(picture, 1), size).frames)
+    """A source `(1, 3, size, size)` in [0, 1]: from a picture file or, for a number, the puppet with that seed in
+    the first pose of that seed."""
+    if isinstance(picture, int):
+        return to_float(render(sample_identity(picture), sample_motion(picture, 1), size).frames)
     return load_sources([picture], size)
 
 # %% ../nbs/84_apps.ipynb #b9ac44cd
 class Panel(ipywidgets.VBox):
-    "A slider per direction of `model`, and what it makes of the source `(1, 3, H, W)` with those magnitudes. `span`: how far sliders go either way; `width`: of the picture on the screen."
+    """A slider per direction of `model`, and what it makes of the source `(1, 3, H, W)` with those magnitudes.
+    `span`: how far sliders go either way; `width`: of the picture on the screen."""
     def __init__(self, model: Lia, source: torch.Tensor, span: float | None = None, width: int = 384):
         super().__init__()
         self.model, self.image = model, ipywidgets.Image(format="png", width=str(width))
         with torch.inference_mode(): self.source = model.encode(source[None])
         self.own = self.source.magnitudes[0, 0].tolist()
         span = span or max(1e-3, 2 * max(map(abs, self.own)))
-        self.sliders = [ipywidgets.FloatSlider(description=f"d{i + 1}", min=-span, max=span, step=span / 100, value=a, readout_format=".2f") for i, a in enumerate(self.own)]
+        self.sliders = [
+            ipywidgets.FloatSlider(description=f"d{i + 1}", min=-span, max=span, step=span / 100, value=a,
+                                   readout_format=".2f") for i, a in enumerate(self.own)
+        ]
         for slider in self.sliders: slider.observe(lambda _: self.draw(), "value")
         self.buttons = {name: ipywidgets.Button(description=name) for name in ("own pose", "reference")}
-        for (name, button), values in zip(self.buttons.items(), (self.own, [0.0] * len(self.own))): button.on_click(lambda _, values=values: self.put(values))
+        for (name, button), values in zip(self.buttons.items(), (self.own, [0.0] * len(self.own))):
+            button.on_click(lambda _, values=values: self.put(values))
         columns = [ipywidgets.VBox(self.sliders[i:i + 10]) for i in range(0, len(self.sliders), 10)]
         self.children = [ipywidgets.HBox([self.image, *columns]), ipywidgets.HBox(list(self.buttons.values()))]
         self.moving = False
@@ -61,6 +68,7 @@ def put(self, values: list[float]):
 
 # %% ../nbs/84_apps.ipynb #4da53f63
 def panel(weights: str | Path, picture: str | Path | int, span: float | None = None) -> Panel:
-    "The panel for weights of LIA and a picture: a file, or the seed of a puppet. Raises `UserError` for weights of another method and for files that are no pictures."
+    """The panel for weights of LIA and a picture: a file, or the seed of a puppet. Raises `UserError` for weights of
+    another method and for files that are no pictures."""
     model = load_weights(weights, method="lia")
     return Panel(model, picture_of(picture, model.config.size), span)

@@ -15,22 +15,27 @@ from .warp import make_grid
 # %% ../nbs/27_attention.ipynb #327e4511
 CHUNK_ELEMENTS = 2**25  # entries of A held at once per item, where it is held: 128 MiB in float32
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep: torch.Tensor | None = None, top_k: int | None = None) -> torch.Tensor:
-    """softmax(Q Kᵀ / √D) V (IW Eq. 1): `(B, q, D)`, `(B, k, D)`, `(B, k, C)` to `(B, q, C)`; keys and values may be `(1, ...)` and serve all items.
-    `keep (B, k)` bool leaves keys out; `top_k` uses only the largest entries of each row, renormalised."""
-    if len(key) < len(query): return attend(query.flatten(0, 1)[None], key, value, keep, top_k).unflatten(1, query.shape[:2])[0]
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep: torch.Tensor | None = None,
+           top_k: int | None = None) -> torch.Tensor:
+    """softmax(Q Kᵀ / √D) V (IW Eq. 1): `(B, q, D)`, `(B, k, D)`, `(B, k, C)` to `(B, q, C)`; keys and values may be
+    `(1, ...)` and serve all items. `keep (B, k)` bool leaves keys out; `top_k` uses only the largest entries of each
+    row, renormalised."""
+    if len(key) < len(query):
+        return attend(query.flatten(0, 1)[None], key, value, keep, top_k).unflatten(1, query.shape[:2])[0]
     if top_k is None or top_k >= key.shape[1]:
         if query.is_cuda or not torch.is_grad_enabled(): return fused(query, key, value, keep)
         top_k = None
     chunk = max(1, CHUNK_ELEMENTS // key.shape[1])
     return torch.cat([_held(q, key, value, keep, top_k) for q in query.split(chunk, 1)], 1)
 
-def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+          keep: torch.Tensor | None = None) -> torch.Tensor:
     "`attend` by torch's fused kernel, which has one width for all three."
     width = 8 * -(-max(query.shape[-1], value.shape[-1]) // 8)
     outputs, scale = value.shape[-1], query.shape[-1] ** -0.5
     tensors = [F.pad(x, (0, width - x.shape[-1]))[:, None] for x in (query, key, value)]  # (B, one head, tokens, width)
-    return F.scaled_dot_product_attention(*tensors, None if keep is None else keep[:, None, None], scale=scale)[:, 0, :, :outputs]
+    return F.scaled_dot_product_attention(*tensors, None if keep is None else keep[:, None, None],
+                                          scale=scale)[:, 0, :, :outputs]
 
 # %% ../nbs/27_attention.ipynb #5b091a69
 def _held(query, key, value, keep, top_k) -> torch.Tensor:
@@ -49,10 +54,12 @@ def sinusoids(width: int, height: int, across: int) -> torch.Tensor:
     return torch.cat([angle.sin(), angle.cos()]).movedim(-1, 1).flatten(0, 1)
 
 # %% ../nbs/27_attention.ipynb #9d3e5840
-def drop_regions(regions: torch.Tensor, seeds: torch.Tensor, probability: float, height: int, width: int) -> torch.Tensor:
+def drop_regions(regions: torch.Tensor, seeds: torch.Tensor, probability: float, height: int,
+                 width: int) -> torch.Tensor:
     """Which keys to keep, `(B, S h w)` bool: each region of an item is dropped with `probability`, in all its sources.
     `regions (B, S, H, W)` uint8 holds region numbers from 1; a cell belongs to each region that has a pixel in it."""
-    labels = regions.unflatten(-1, (width, -1)).unflatten(-3, (height, -1)).movedim(-2, -3).flatten(-2)  # (B, S, h, w, pixels of a cell)
+    # (B, S, h, w, pixels of a cell)
+    labels = regions.unflatten(-1, (width, -1)).unflatten(-3, (height, -1)).movedim(-2, -3).flatten(-2)
     dropped = torch.zeros(len(seeds), 256, dtype=torch.bool)
     for b, seed in enumerate(seeds.tolist()):
         dropped[b, 1:] = torch.from_numpy(rng(seed, "semantic dropout").random(255) < probability)
@@ -61,8 +68,9 @@ def drop_regions(regions: torch.Tensor, seeds: torch.Tensor, probability: float,
 
 # %% ../nbs/27_attention.ipynb #cc0791b9
 class CrossAttention(nn.Module):
-    """Warps features of S sources to the driving pose (IW Fig. 3). `width` is D of queries and keys, `outputs` of values,
-    `extra` the number of image-independent keys; the position grid is (`grid`, `grid`) and is resized for other pictures."""
+    """Warps features of S sources to the driving pose (IW Fig. 3). `width` is D of queries and keys, `outputs` of
+    values, `extra` the number of image-independent keys; the position grid is (`grid`, `grid`) and is resized for
+    other pictures."""
     def __init__(self, width: int, outputs: int, grid: int, extra: int, residual: bool, position_scale: float):
         super().__init__()
         start = position_scale * sinusoids(width, grid, grid)
@@ -71,17 +79,20 @@ class CrossAttention(nn.Module):
         self.extra_value = nn.Parameter(torch.zeros(extra, outputs))
         self.extra_pixel = nn.Parameter(torch.zeros(extra, 3))
         # Hidden width is a choice: the paper draws the MLP without numbers.
-        self.mlp = nn.Sequential(nn.Linear(2 * width + 3, outputs), nn.ReLU(), nn.Linear(outputs, outputs)) if residual else None
+        self.mlp = nn.Sequential(nn.Linear(2 * width
+                                           + 3, outputs), nn.ReLU(), nn.Linear(outputs, outputs)) if residual else None
 
     def seeded_start(self, generator: torch.Generator):
-        "Extra keys start as noise as long as a position embedding, so that they compete with real keys from the first step."
+        """Extra keys start as noise as long as a position embedding, so that they compete with real keys from the
+        first step."""
         with torch.no_grad():
             self.extra_key.copy_(torch.randn(self.extra_key.shape, generator=generator) * self.key_position.std())
             self.extra_value.copy_(torch.randn(self.extra_value.shape, generator=generator) * 0.1)
 
     def at(self, position: torch.Tensor, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
         "A position embedding `(D, H, W)` on another grid, as tokens `(H W, D)` of `dtype`: half precision stays half."
-        if position.shape[1:] != (height, width): position = F.interpolate(position[None], (height, width), mode="bilinear", align_corners=False)[0]
+        if position.shape[1:] != (height, width):
+            position = F.interpolate(position[None], (height, width), mode="bilinear", align_corners=False)[0]
         return position.flatten(1).T.to(dtype)
 
     def keys(self, keys: torch.Tensor) -> torch.Tensor:
@@ -91,12 +102,15 @@ class CrossAttention(nn.Module):
         return torch.cat([tokens, self.extra_key.to(tokens.dtype).expand(b, -1, -1)], 1)
 
     def values(self, values: torch.Tensor, pixels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        "What A warps: `(B, S, C, h, w)` values, pixels `(B, S, 3, h, w)`, key tokens: `(B, N, C + 3 + D)`, without the last two in the plain model."
-        tokens = lambda x, extra: torch.cat([x.flatten(3).mT.flatten(1, 2), extra.to(x.dtype).expand(len(x), -1, -1)], 1)
+        """What A warps: `(B, S, C, h, w)` values, pixels `(B, S, 3, h, w)`, key tokens: `(B, N, C + 3 + D)`, without
+        the last two in the plain model."""
+        tokens = lambda x, extra: torch.cat([x.flatten(3).mT.flatten(1, 2),
+                                             extra.to(x.dtype).expand(len(x), -1, -1)], 1)
         warped = tokens(values, self.extra_value)
         return torch.cat([warped, tokens(pixels.to(values.dtype), self.extra_pixel), keys], -1) if self.mlp else warped
 
-    def forward(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, keep: torch.Tensor | None = None, top_k: int | None = None) -> torch.Tensor:
+    def forward(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, keep: torch.Tensor | None = None,
+                top_k: int | None = None) -> torch.Tensor:
         "Query features `(B, D, h, w)` with prepared keys and values to warped features `(B, C, h, w)`."
         h, w = query.shape[-2:]
         tokens = self.queries(query)

@@ -28,7 +28,8 @@ class AvdNetwork(nn.Module):
     def __init__(self, points: int, width: int = 256, shape_size: int = 128, pose_size: int = 128):
         super().__init__()
         hidden = [width, 2 * width, 4 * width]
-        self.shape_encoder, self.pose_encoder = perceptron([2 * points, *hidden, shape_size]), perceptron([2 * points, *hidden, pose_size])
+        self.shape_encoder, self.pose_encoder = perceptron([2 * points, *hidden,
+                                                            shape_size]), perceptron([2 * points, *hidden, pose_size])
         self.decoder = perceptron([pose_size + shape_size, *hidden[::-1], 2 * points])
 
     def forward(self, source: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
@@ -46,7 +47,8 @@ class AvdNetwork(nn.Module):
 # %% ../nbs/31_avd.ipynb #57d06566
 @dataclass
 class AvdConfig:
-    "How the network is trained. `stretch` is the largest change of width and height; `frames` are taken from each clip."
+    """How the network is trained. `stretch` is the largest change of width and height; `frames` are taken from each
+    clip."""
     steps: Count = 10_000
     batch: Length = 256
     lr: Positive = 1e-3
@@ -57,7 +59,8 @@ class AvdConfig:
 # %% ../nbs/31_avd.ipynb #afb08123
 @torch.no_grad()
 def clip_keypoints(detect: Callable, store: FrameStore, frames: int, device: torch.device) -> list[torch.Tensor]:
-    "What `detect` makes of pictures `(T, 3, H, W)`, `(T, N, 2)`, for up to `frames` regularly spaced frames of each training clip."
+    """What `detect` makes of pictures `(T, 3, H, W)`, `(T, N, 2)`, for up to `frames` regularly spaced frames of
+    each training clip."""
     def times(count): return np.unique(np.linspace(0, count - 1, min(frames, count)).round().astype(int)).tolist()
     clips = tqdm(store.split("train"), "keypoints", unit="clip", disable=None)
     return [detect(to_float(store.frames(clip, times(store.clips[clip].frames))).to(device)).float() for clip in clips]
@@ -72,14 +75,16 @@ def train_avd(network: AvdNetwork, keypoints: list[torch.Tensor], config: AvdCon
         pick = lambda: torch.stack([keypoints[c][int(draw.random() * len(keypoints[c]))] for c in clips])
         source, driving = pick(), pick()
         stretch = 1 + config.stretch * draw.uniform(-1, 1, (config.batch, 1, 2))
-        for group in optimizer.param_groups: group["lr"] = config.lr * 0.1 ** sum(step >= f * config.steps for f in config.drop_at)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * 0.1 ** sum(step >= f * config.steps for f in config.drop_at)
         loss = network.distance(network(source, driving * torch.from_numpy(stretch).to(driving)), driving)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         losses.append(loss.item())
     return losses
 
 def disentangle(model: nn.Module, store: FrameStore, config: AvdConfig, seed: int, device: torch.device):
-    "Trains `model.avd` on what it reads in the motion codes of training clips: the last phase of methods that have such a network."
+    """Trains `model.avd` on what it reads in the motion codes of training clips: the last phase of methods that have
+    such a network."""
     keypoints = clip_keypoints(lambda frames: model.avd.read(model.motion(frames)), store, config.frames, device)
     train_avd(model.avd.train(), keypoints, config, seed)
     model.eval()

@@ -15,7 +15,8 @@ from .models.contract import create_model
 
 # %% ../nbs/53_bench.ipynb #429e1bfd
 def in_turns(sides: dict[str, Callable], rounds: int = 5, device: str = "cpu") -> dict[str, list[float]]:
-    "Seconds of each call of each side, in turns, after one call that does not count. Processor time on a CPU, else time on the wall."
+    """Seconds of each call of each side, in turns, after one call that does not count. Processor time on a CPU, else
+    time on the wall."""
     def measure(act):
         if device == "cuda": torch.cuda.synchronize()
         clock = time.process_time if device == "cpu" else time.perf_counter
@@ -28,22 +29,30 @@ def in_turns(sides: dict[str, Callable], rounds: int = 5, device: str = "cpu") -
 
 # %% ../nbs/53_bench.ipynb #23e88e9d
 def machine_rates(device: str = "cpu", width: int = 256, rounds: int = 5) -> dict[str, float]:
-    "Measured 10⁹ operations per second of a 3 × 3 convolution with `width` channels on 64 × 64 pixels, and of a product of square matrices."
+    """Measured 10⁹ operations per second of a 3 × 3 convolution with `width` channels on 64 × 64 pixels, and of a
+    product of square matrices."""
     x = torch.ones(1, width, 64, 64, device=device).to(memory_format=torch.channels_last)
-    w, m = torch.ones(width, width, 3, 3, device=device).to(memory_format=torch.channels_last), torch.ones(2 * width, 2 * width, device=device)
+    w, m = torch.ones(width, width, 3, 3, device=device).to(memory_format=torch.channels_last), torch.ones(
+        2 * width, 2 * width, device=device)
     sides = {"convolution": lambda: F.conv2d(x, w, padding=1), "product": lambda: m @ m}
     work = {"convolution": 2 * 9 * width**2 * 64**2, "product": 2 * (2 * width) ** 3}
-    return {name: work[name] / statistics.median(times) / 1e9 for name, times in in_turns(sides, rounds, device).items()}
+    return {
+        name: work[name] / statistics.median(times) / 1e9
+        for name, times in in_turns(sides, rounds, device).items()
+    }
 
 # %% ../nbs/53_bench.ipynb #dfea7e2b
 @torch.inference_mode()
-def bench(name: str, config: dict, size: int, sources: int, rates: dict[str, float], device: str = "cpu", rounds: int = 5) -> dict:
-    "A row of the table: seconds of each step of method `name`, frames per second, and `limit`: time per frame over operations / the faster of `rates`."
+def bench(name: str, config: dict, size: int, sources: int, rates: dict[str, float], device: str = "cpu",
+          rounds: int = 5) -> dict:
+    """A row of the table: seconds of each step of method `name`, frames per second, and `limit`: time per frame over
+    operations / the faster of `rates`."""
     from torch.utils.flop_counter import FlopCounterMode
     keep_memory()
     plain = create_model(name, dict(config, size=size)).to(device).eval()
     model, draw = for_inference(plain), torch.Generator().manual_seed(0)
-    pictures, driving = torch.rand(1, sources, 3, size, size, generator=draw).to(device), torch.rand(1, 3, size, size, generator=draw).to(device)
+    pictures, driving = torch.rand(1, sources, 3, size, size,
+                                   generator=draw).to(device), torch.rand(1, 3, size, size, generator=draw).to(device)
     def frame(model, source):
         motion = model.motion(driving)
         return model.render(source, model.transfer(source, motion, motion, "absolute"))
@@ -51,9 +60,17 @@ def bench(name: str, config: dict, size: int, sources: int, rates: dict[str, flo
     motion = model.transfer(source, motion, motion, "absolute")
     kept = plain.encode(pictures)
     with FlopCounterMode(display=False) as counter: frame(plain, kept)
-    sides = {"encode": lambda: model.encode(pictures), "motion": lambda: model.motion(driving), "render": lambda: model.render(source, motion), "frame": lambda: frame(model, source)}
+    sides = {
+        "encode": lambda: model.encode(pictures),
+        "motion": lambda: model.motion(driving),
+        "render": lambda: model.render(source, motion),
+        "frame": lambda: frame(model, source)
+    }
     taken = in_turns(sides, rounds, device)
     median = {side: statistics.median(times) for side, times in taken.items()}
     work, best = counter.get_total_flops() / 1e9, max(rates.values())
-    return dict(method=name, size=size, sources=sources, **{f"{k} (s)": round(v, 4) for k, v in median.items()}, spread=round(max(taken["frame"]) / min(taken["frame"]), 2),
-                fps=round(1 / median["frame"], 2), gflop=round(work, 3), limit=round(median["frame"] * best / work, 2))
+    return dict(method=name, size=size, sources=sources, **{
+        f"{k} (s)": round(v, 4)
+        for k, v in median.items()
+    }, spread=round(max(taken["frame"]) / min(taken["frame"]), 2), fps=round(1 / median["frame"], 2),
+                gflop=round(work, 3), limit=round(median["frame"] * best / work, 2))

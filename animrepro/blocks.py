@@ -21,7 +21,8 @@ def norm(width: int) -> nn.GroupNorm:
 FEWEST_OUTPUTS = 8
 
 class RowConv(nn.Conv2d):
-    "A convolution of odd kernel to few channels, same size: one convolution per row of its kernel, all at once, and their sum. On a GPU torch's own."
+    """A convolution of odd kernel to few channels, same size: one convolution per row of its kernel, all at once,
+    and their sum. On a GPU torch's own."""
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_cuda: return super().forward(x)
         size, edge, h = self.kernel_size[0], self.padding[0], x.shape[2]
@@ -31,7 +32,8 @@ class RowConv(nn.Conv2d):
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     "A convolution that keeps the size of the grid."
-    return (RowConv if kernel >= 5 and outputs < FEWEST_OUTPUTS else nn.Conv2d)(inputs, outputs, kernel, padding=kernel // 2)
+    return (RowConv if kernel >= 5 and outputs < FEWEST_OUTPUTS else nn.Conv2d)(inputs, outputs, kernel,
+                                                                                padding=kernel // 2)
 
 # %% ../nbs/21_blocks.ipynb #bfdad467
 def joined(x: torch.Tensor, *layers: nn.Conv2d) -> tuple[torch.Tensor, ...]:
@@ -51,7 +53,8 @@ class DownBlock(nn.Module):
 # %% ../nbs/21_blocks.ipynb #33c9d24a
 class UpBlock(nn.Module):
     """`(B, inputs, H, W)` to `(B, outputs, 2H, 2W)`: convolution, then 2 × upsampling and ReLU (IW, Fig. 9).
-    `upsample` is `bilinear`, the paper's, or `shuffle`: the convolution makes four values per cell, one for each fine pixel."""
+    `upsample` is `bilinear`, the paper's, or `shuffle`: the convolution makes four values per cell, one for each
+    fine pixel."""
     def __init__(self, inputs: int, outputs: int, upsample: str = "bilinear"):
         super().__init__()
         self.upsample = upsample
@@ -78,18 +81,25 @@ def doubled(width: int, ceiling: int, levels: int) -> list[int]:
 
 def check_multiple(height: int, width: int, multiple: int):
     "Raises `UserError` unless both sides of a picture are multiples of what a network's halvings ask for."
-    if height % multiple or width % multiple: raise UserError(f"pictures of {width} × {height}: both sides must be multiples of {multiple}; resize them, or use fewer levels")
+    if height % multiple or width % multiple:
+        raise UserError(
+            f"pictures of {width} × {height}: both sides must be multiples of {multiple}; resize them, or use fewer"
+            " levels"
+        )
 
 # %% ../nbs/21_blocks.ipynb #3f516bd1
 class UNet(nn.Module):
-    "U-net with `levels` halvings: `(B, inputs, H, W)` to `(B, self.outputs, H, W)`; H and W must be multiples of 2**levels."
+    """U-net with `levels` halvings: `(B, inputs, H, W)` to `(B, self.outputs, H, W)`; H and W must be multiples of
+    2**levels."""
     def __init__(self, inputs: int, width: int, levels: int, ceiling: int):
         super().__init__()
         widths = [inputs, *doubled(width, ceiling, levels)[1:]]
         self.down = nn.ModuleList(DownBlock(a, b) for a, b in zip(widths, widths[1:]))
         ups = doubled(width, ceiling, levels - 1)
         # Every decoder level but the deepest also sees the encoder's features of its resolution.
-        self.up = nn.ModuleList(UpBlock(widths[-1] if i == levels - 1 else ups[i + 1] + widths[i + 1], ups[i]) for i in reversed(range(levels)))
+        self.up = nn.ModuleList(
+            UpBlock(widths[-1] if i == levels - 1 else ups[i + 1] + widths[i + 1], ups[i])
+            for i in reversed(range(levels)))
         self.outputs = ups[0] + inputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -102,7 +112,8 @@ class UNet(nn.Module):
 # %% ../nbs/21_blocks.ipynb #12b31257
 @torch.no_grad()
 def seeded_init(module: nn.Module, generator: torch.Generator):
-    "Draws the weights of all convolutions and linear layers anew from `generator`, uniform with bound 1/sqrt(fan in); residual blocks start near the identity."
+    """Draws the weights of all convolutions and linear layers anew from `generator`, uniform with bound 1/sqrt(fan
+    in); residual blocks start near the identity."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
             bound = layer.weight[0].numel() ** -0.5
@@ -112,7 +123,8 @@ def seeded_init(module: nn.Module, generator: torch.Generator):
         if isinstance(block, ResBlock): block.conv2.weight.mul_(0.1), block.conv2.bias.mul_(0.1)
 
 def retouch(picture: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    "A picture in [0, 1], `(B, 3, H, W)`, changed by a network's `logits` of the same shape: zero leaves it as it is, but for the outermost hundredths."
+    """A picture in [0, 1], `(B, 3, H, W)`, changed by a network's `logits` of the same shape: zero leaves it as it
+    is, but for the outermost hundredths."""
     return (torch.logit(picture, eps=0.01) + logits).sigmoid()
 
 @torch.no_grad()

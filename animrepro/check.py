@@ -27,12 +27,23 @@ class Check:
     def compare(self, what: str, keys: list[str], stored: pd.DataFrame, again: pd.DataFrame):
         "Line by line: values that differ by more than the six printed digits, and lines that only one side has."
         columns = ["value", "low", "high", "clips", "frames"]
-        both = stored[keys + columns].merge(again[keys + columns], on=keys, how="outer", suffixes=("", "_again"), indicator=True)
+        both = stored[keys + columns].merge(again[keys + columns], on=keys, how="outer", suffixes=("", "_again"),
+                                            indicator=True)
         self.counts[what] = self.counts.get(what, 0) + len(both)
         same = both["_merge"].eq("both").to_numpy()
-        for c in columns: same = same & np.isclose(both[c].astype(float), both[f"{c}_again"].astype(float), rtol=1e-5, atol=2e-6, equal_nan=True)
+        for c in columns:
+            same = same & np.isclose(both[c].astype(float), both[f"{c}_again"].astype(float), rtol=1e-5, atol=2e-6,
+                                     equal_nan=True)
         for line in both[~same].head(5).to_dict("records"):
-            self.differences.append(f"{what}: {' '.join(str(line[k]) for k in keys)}: {line['value']:.6g} is stored, {line['value_again']:.6g} follows from the rows" if line["_merge"] == "both" else f"{what}: {' '.join(str(line[k]) for k in keys)}: {'does not follow from the rows' if line['_merge'] == 'left_only' else 'is missing'}")
+            self.differences.append(
+                f"{what}: {' '.join(str(line[k]) for k in keys)}: {line['value']:.6g} is stored,"
+                f" {line['value_again']:.6g} follows from the rows"
+                if line["_merge"] == "both"
+                else (
+                    f"{what}: {' '.join(str(line[k]) for k in keys)}:"
+                    f" {'does not follow from the rows' if line['_merge'] == 'left_only' else 'is missing'}"
+                )
+            )
 
 # %% ../nbs/77_check.ipynb #72914854
 WHOLE_SETS = ("fid", "video_fid")  # no row per frame
@@ -41,10 +52,15 @@ KEYS = ["run", "sources", "metric"]
 def check_scores(check: Check, record: Evidence, rows: dict[str, pd.DataFrame], known: set[str]):
     "Compares scores with the rows of their runs; `known` are runs of which it is said that they have none."
     lines = record.scores[~record.scores["metric"].isin(WHOLE_SETS)]
-    if len(lines) < len(record.scores): check.left_out.append(f"{len(record.scores) - len(lines)} distances of whole sets need the frames")
+    if len(lines) < len(record.scores):
+        check.left_out.append(f"{len(record.scores) - len(lines)} distances of whole sets need the frames")
     bare = [run for run in lines["run"].unique() if run not in rows]
     check.differences += [f"rows: {run}: missing" for run in bare if run not in known]
-    if kept := [run for run in bare if run in known]: check.left_out.append(f"{len(kept)} runs are older than the rule that rows are kept: {', '.join(kept[:3])}{' …' * (len(kept) > 3)}")
+    if kept := [run for run in bare if run in known]:
+        check.left_out.append(
+            f"{len(kept)} runs are older than the rule that rows are kept:"
+            f" {', '.join(kept[:3])}{' …' * (len(kept) > 3)}"
+        )
     about = ["dataset", "scale", "method", "variant", "seed", "steps", "run"]
     for run, part in lines.groupby("run", sort=False):
         if run in rows: check.compare("scores", KEYS, part, summarise(rows[run], **part.iloc[0][about].to_dict()))
@@ -61,9 +77,15 @@ def check_tables(check: Check, record: Evidence):
     "Writes all tables anew and compares bytes."
     with tempfile.TemporaryDirectory() as folder:
         write_blocks(Path(folder), record, None)
-        stored, again = ({p.name: p.read_bytes() for p in Path(f).iterdir()} for f in (record.folder / "tables", folder))
+        stored, again = ({
+            p.name: p.read_bytes()
+            for p in Path(f).iterdir()
+        } for f in (record.folder / "tables", folder))
     check.counts["tables"] = len(again)
-    check.differences += [f"tables/{name}: {'missing' if name not in stored else 'differs' if name in again else 'nothing writes it'}" for name in sorted(stored.keys() | again.keys()) if stored.get(name) != again.get(name)]
+    check.differences += [
+        f"tables/{name}: {'missing' if name not in stored else 'differs' if name in again else 'nothing writes it'}"
+        for name in sorted(stored.keys() | again.keys()) if stored.get(name) != again.get(name)
+    ]
 
 def check_verdicts(check: Check, root: Path, record: Evidence, again: Evidence):
     "Compares the word on each claim, the page of claims and README, and looks for evidence that is missing or old."
@@ -71,8 +93,13 @@ def check_verdicts(check: Check, root: Path, record: Evidence, again: Evidence):
     check.counts["verdicts"] = len(claims)
     for claim in claims:
         words = [find_verdict(claim, e).word for e in (record, again)]
-        if words[0] != words[1]: check.differences.append(f"claims: {claim.id}: {words[0]} is stored, {words[1]} follows from the rows")
-    if (root / "README.md").is_file(): check.differences += [f"{p.relative_to(root)}: not what the record says; write it anew (animrepro readme)" for p in readme_drift(root)]
+        if words[0] != words[1]:
+            check.differences.append(f"claims: {claim.id}: {words[0]} is stored, {words[1]} follows from the rows")
+    if (root / "README.md").is_file():
+        check.differences += [
+            f"{p.relative_to(root)}: not what the record says; write it anew (animrepro readme)"
+            for p in readme_drift(root)
+        ]
     check.differences += stale_evidence(claims, record)
 
 def check_record(root: str | Path) -> Check:
@@ -82,7 +109,10 @@ def check_record(root: str | Path) -> Check:
     rows, sealed = record_rows(record.folder), record.read_json("evidence.json")
     for kind, ending in (("rows", ".parquet"), ("weights", "")):
         paths = {name: record.folder / kind / f"{name}{ending}" for name in sealed.get(kind, {})}
-        check.differences += [f"{kind}: {name}: {'not the file of the record' if path.is_file() else 'missing'}" for name, path in paths.items() if not path.is_file() or sha256(path) != sealed[kind][name]]
+        check.differences += [
+            f"{kind}: {name}: {'not the file of the record' if path.is_file() else 'missing'}"
+            for name, path in paths.items() if not path.is_file() or sha256(path) != sealed[kind][name]
+        ]
     check_scores(check, record, rows, set(sealed.get("without_rows", {})))
     again = check_evidence(check, record, rows)
     check_tables(check, record)

@@ -20,13 +20,20 @@ from .models.contract import Animator, create_model
 def check_finite(path: str | Path, state: dict[str, torch.Tensor]):
     "Raises `UserError` if a tensor that is written to or read from `path` holds values that are not finite."
     if bad := [k for k, v in state.items() if not v.isfinite().all()]:
-        raise UserError(f"{path}: {bad[0]} would be or is not finite, and with it the loss, so the training diverged; choose a lower rate, train.lr in params.yaml")
+        raise UserError(
+            f"{path}: {bad[0]} would be or is not finite, and with it the loss, so the training diverged; choose a"
+            " lower rate, train.lr in params.yaml"
+        )
 
 def save_weights(path: str | Path, model: Animator, method: str, half: bool = False, **about):
-    "Writes weights with what is needed to rebuild the model: `method`, its configuration, and `about` (data set, seed, steps, ...)."
+    """Writes weights with what is needed to rebuild the model: `method`, its configuration, and `about` (data set,
+    seed, steps, ...)."""
     check_finite(path, model.state_dict())
     config = asdict(model.config) if hasattr(model, "config") else {}
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in model.state_dict().items()}
+    tensors = {
+        k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu()
+        for k, v in model.state_dict().items()
+    }
     with write_atomic(path) as temp:
         save_file(tensors, temp, {"animrepro": json.dumps(dict(method=method, config=config, **about))})
 
@@ -49,11 +56,15 @@ def read_about(path: str | Path) -> dict:
     "What a weights file says of itself: method, config and more. `UserError` where it is missing, corrupt or not ours."
     try:
         with safe_open(path, "pt") as f: found = (f.metadata() or {}).get("animrepro")
-    except FileNotFoundError as e: raise UserError(f"{path}: no such weights file; train first, or check the name") from e
-    except (SafetensorError, OSError) as e: raise UserError(f"{path}: not a weights file of this project or damaged ({e}); make it again") from e
-    if not found: raise UserError(f"{path}: holds tensors, but not of this project; choose a file that `animrepro train` wrote")
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such weights file; train first, or check the name") from e
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path}: not a weights file of this project or damaged ({e}); make it again") from e
+    if not found:
+        raise UserError(f"{path}: holds tensors, but not of this project; choose a file that `animrepro train` wrote")
     try: about = typed(About, json.loads(found), f"{path}: what the file says of itself")
-    except (ValueError, RecursionError) as e: raise UserError(f"{path}: what the file says of itself is no JSON; make it again") from e
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path}: what the file says of itself is no JSON; make it again") from e
     for key in ("method", "dataset", "scale", "variant"): usable_name(getattr(about, key) or "none", f"{path}: {key}")
     return {k: v for k, v in asdict(about).items() if v is not None}
 
@@ -64,7 +75,8 @@ def _at_most(numbers: int, path: str | Path):
     made = {}
     def count(module, name, weight):
         made[id(module), name] = 0 if weight is None else weight.numel()
-        if sum(made.values()) > numbers: raise UserError(f"{path}: describes a larger model than it holds; make it again")
+        if sum(made.values()) > numbers:
+            raise UserError(f"{path}: describes a larger model than it holds; make it again")
     hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
     try: yield
     finally: hook.remove()
@@ -72,12 +84,15 @@ def _at_most(numbers: int, path: str | Path):
 def load_weights(path: str | Path, device: torch.device | str = "cpu", method: str | None = None) -> Animator:
     "The model of a weights file, ready to use. `method`, if given, must be the file's."
     about = read_about(path)
-    if method and about["method"] != method: raise UserError(f"{path}: holds weights of {about['method']}, not of {method}; choose another file")
+    if method and about["method"] != method:
+        raise UserError(f"{path}: holds weights of {about['method']}, not of {method}; choose another file")
     with safe_open(path, "pt") as f: state = {k: f.get_tensor(k).float() for k in f.keys()}
     check_finite(path, state)
-    with _at_most(2 * sum(v.numel() for v in state.values()), path): model = create_model(about["method"], about["config"], where=f"{path}: config")
+    with _at_most(2 * sum(v.numel() for v in state.values()), path):
+        model = create_model(about["method"], about["config"], where=f"{path}: config")
     try: model.load_state_dict(state)
-    except RuntimeError as e: raise UserError(f"{path}: tensors do not fit {about['method']} as the file describes it; make it again") from e
+    except RuntimeError as e:
+        raise UserError(f"{path}: tensors do not fit {about['method']} as the file describes it; make it again") from e
     return model.to(device).eval()
 
 # %% ../nbs/51_checkpoint.ipynb #7db2580f
@@ -85,7 +100,9 @@ def save_state(path: str | Path, **state):
     "Writes a training state: state dicts, numbers and lists by name."
     with write_atomic(path) as temp:
         try: torch.save(state, temp)
-        except RuntimeError as e: raise OSError(28, "the disk is full, or the file could not be written to its end") from e  # torch hides the cause
+        # torch hides the cause
+        except RuntimeError as e:
+            raise OSError(28, "the disk is full, or the file could not be written to its end") from e
 
 # %% ../nbs/51_checkpoint.ipynb #7e456017
 def load_state(path: str | Path) -> dict:

@@ -65,7 +65,8 @@ class Claim:
     kind: Literal["claim", "construction", "sanity"] = "claim"  # only a claim is counted
 
     def __post_init__(self):
-        if self.quantities and not self.rule: raise UserError(f"claims.yaml: {self.id} measures something and has no rule; write one")
+        if self.quantities and not self.rule:
+            raise UserError(f"claims.yaml: {self.id} measures something and has no rule; write one")
 
 # %% ../nbs/75_claims.ipynb #f743ea58
 @dataclass
@@ -107,18 +108,26 @@ def measure(quantity: Quantity, evidence: Evidence) -> Measured | None:
     if quantity.file: return measure_figure(quantity, evidence)
     minus = quantity.opponent() if quantity.minus else ""
     # Variants are compared inside a sweep; everything else is a question to the main runs.
-    about, sweep = {k: getattr(quantity, k) for k in ("dataset", "scale", "method", "variant")}, "variant" in (quantity.minus or {})
-    if quantity.code: return measure_code(quantity, evidence, list(dict.fromkeys(select(evidence.scores, False, **about)["run"])))
+    about, sweep = {
+        k: getattr(quantity, k)
+        for k in ("dataset", "scale", "method", "variant")
+    }, "variant" in (quantity.minus or {})
+    if quantity.code:
+        return measure_code(quantity, evidence, list(dict.fromkeys(select(evidence.scores, False, **about)["run"])))
     about |= dict(sources=quantity.sources, metric=quantity.metric)
     found = select(evidence.pooled, sweep, **about, minus=minus)
     if found.empty: return None
     seeds = select(evidence.gains, sweep, **about, minus=minus) if minus else select(evidence.scores, sweep, **about)
-    return Measured(as_interval(found.iloc[0]), seeds["value"].astype(float).tolist(), find_bar(quantity, found.iloc[0], evidence) if sweep else "")
+    return Measured(as_interval(found.iloc[0]), seeds["value"].astype(float).tolist(),
+                    find_bar(quantity, found.iloc[0], evidence) if sweep else "")
 
 def find_bar(quantity: Quantity, line: pd.Series, evidence: Evidence) -> str:
-    "Why the base of a comparison in a sweep, of which `line` tells, is not worth comparing with; empty where it beats copying."
+    """Why the base of a comparison in a sweep, of which `line` tells, is not worth comparing with; empty where it
+    beats copying."""
     sweep, base = line["run"].rpartition("/")[0], quantity.minus
-    over = select(evidence.pooled, True, dataset=line["dataset"], scale=line["scale"], method=base.get("method", quantity.method), variant=base["variant"], metric="psnr", minus="method=copy")
+    over = select(evidence.pooled, True, dataset=line["dataset"], scale=line["scale"],
+                  method=base.get("method",
+                                  quantity.method), variant=base["variant"], metric="psnr", minus="method=copy")
     over = over[sweep_of(over) == sweep]
     return beats_copy(None if over.empty else as_interval(over.iloc[0]))
 
@@ -140,7 +149,10 @@ def measure_code(quantity: Quantity, evidence: Evidence, runs: list[str]) -> Mea
     "Numbers per frame and keypoint (or whatever `code` names) of the models that were trained, from their run records."
     paths = [*evidence.folder.glob("runs/*.json"), *evidence.folder.glob("train/*/run.json")]
     records = [evidence.read_json(p.relative_to(evidence.folder)) for p in sorted(paths)]
-    configs = [r["config"]["model"] for r in records if run_name(*(r[k] for k in ("dataset", "scale", "method", "variant", "seed"))) in runs]
+    configs = [
+        r["config"]["model"] for r in records
+        if run_name(*(r[k] for k in ("dataset", "scale", "method", "variant", "seed"))) in runs
+    ]
     models = [create_model(quantity.method, config) for config in configs]
     sizes = [float(m.motion_numbers() / getattr(m.config, quantity.code)) for m in models]
     return Measured(Interval(float(np.mean(sizes)), min(sizes), max(sizes), 0, 0), sizes) if sizes else None
@@ -158,17 +170,26 @@ class Verdict:
 def find_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     "The verdict on a claim from one folder of evidence."
     measured = [measure(q, evidence) for q in claim.quantities]
-    judged = ["not tested" if m is None or m.barred else judge(m.value, q.rule or claim.rule) for q, m in zip(claim.quantities, measured)]
+    judged = [
+        "not tested" if m is None or m.barred else judge(m.value, q.rule or claim.rule)
+        for q, m in zip(claim.quantities, measured)
+    ]
     word, barred = combine(judged), "; ".join(dict.fromkeys(m.barred for m in measured if m and m.barred))
-    reason = tell_reason(claim, measured, judged) if word != "not tested" else barred or claim.reason or "no evidence yet"
+    reason = tell_reason(claim, measured,
+                         judged) if word != "not tested" else barred or claim.reason or "no evidence yet"
     return Verdict(word, reason, measured, judged)
 
 # %% ../nbs/75_claims.ipynb #d769d339
 def tell_reason(claim: Claim, measured: list[Measured | None], judged: list[str]) -> str:
-    "One line: which quantities are judged how. Those that are unresolved say what could have been seen, those that were not tested why."
+    """One line: which quantities are judged how. Those that are unresolved say what could have been seen, those that
+    were not tested why."""
     said = {}
     for quantity, m, word in zip(claim.quantities, measured, judged):
-        more = f" ({power(m.value)})" if word == "unresolved" else f" ({m.barred if m else 'not run'})" if word == "not tested" else ""
+        more = (
+            f" ({power(m.value)})"
+            if word == "unresolved"
+            else f" ({m.barred if m else 'not run'})" if word == "not tested" else ""
+        )
         said.setdefault(word, []).append(quantity.label.split(" (")[0] + more)
     return "; ".join(f"{word}: {' and '.join(said[word])}" for word in WORDS if word in said)
 
@@ -182,18 +203,28 @@ def old_runs(evidence: Evidence, sealed: dict[str, str]) -> list[str]:
 def old_gains(evidence: Evidence) -> list[str]:
     "Runs whose gains in PSNR or L1 are not the difference of the scores."
     keys = ["run", "sources", "metric", "minus"]
-    both = evidence.gains.merge(find_gains(evidence.scores, {}), on=keys, how="left", suffixes=("", "_now")).query("metric in ('psnr', 'l1')")
-    return list(dict.fromkeys(both.loc[~np.isclose(both["value"].astype(float), both["value_now"].astype(float), atol=5e-3), "run"]))
+    both = evidence.gains.merge(find_gains(evidence.scores, {}), on=keys, how="left",
+                                suffixes=("", "_now")).query("metric in ('psnr', 'l1')")
+    return list(
+        dict.fromkeys(both.loc[~np.isclose(both["value"].astype(float), both["value_now"].astype(float), atol=5e-3),
+                               "run"]))
 
 # %% ../nbs/75_claims.ipynb #121c5a86
 def stale_evidence(claims: tuple[Claim, ...], evidence: Evidence) -> list[str]:
-    "What is wrong with the evidence of record, one line each: files that are missing, or older than the run that they tell of."
+    """What is wrong with the evidence of record, one line each: files that are missing, or older than the run that
+    they tell of."""
     sealed = evidence.read_json("evidence.json") or dict(scores={}, figures={})
     runs = evidence.scores.loc[evidence.scores["method"] != "copy", "run"].unique()
-    found = [f"scores.csv: {run}: not the scores of its run record" for run in old_runs(evidence, {run: sealed["scores"].get(run) for run in runs})]
+    found = [
+        f"scores.csv: {run}: not the scores of its run record"
+        for run in old_runs(evidence, {run: sealed["scores"].get(run)
+                                       for run in runs})
+    ]
     found += [f"tables/gains.csv: {run}: not the gains of its scores" for run in old_gains(evidence)]
-    for name in dict.fromkeys(q.file for c in claims if find_verdict(c, evidence).word != "not tested" for q in c.quantities if q.file):
-        if not (evidence.folder / name).is_file() or not sealed["figures"].get(name): found.append(f"{name}: missing, or of no known run")
+    for name in dict.fromkeys(q.file for c in claims if find_verdict(c, evidence).word != "not tested"
+                              for q in c.quantities if q.file):
+        if not (evidence.folder / name).is_file() or not sealed["figures"].get(name):
+            found.append(f"{name}: missing, or of no known run")
         else: found += [f"{name}: older than {run}" for run in old_runs(evidence, sealed["figures"][name])]
     return found
 
@@ -203,7 +234,8 @@ def summary(quantity: Quantity, found: Measured | None) -> str:
     if found is None: return "-"
     value, signed = found.value, bool(quantity.minus or quantity.interval)
     line = dict(metric=quantity.metric, value=value.value, low=value.low, high=value.high)
-    return cell(line, signed) if quantity.metric or value.high > value.low else f"{value.value:{'+' if signed else ''}.3g}"
+    return cell(line,
+                signed) if quantity.metric or value.high > value.low else f"{value.value:{'+' if signed else ''}.3g}"
 
 # %% ../nbs/75_claims.ipynb #6e46c269
 def compare_runs(rule: Rule, record: Measured | None, run: Measured | None) -> str:
@@ -225,7 +257,11 @@ def count_verdicts(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> dict[s
 def said(claim: Claim, verdict: Verdict) -> str:
     "The verdict as people read it: for what is no finding, whether its check was passed."
     if claim.kind == "claim" or verdict.word == "not tested": return verdict.word
-    return CHECKED[claim.kind] if verdict.word == "reproduced" else f"check {'failed' if verdict.word == 'contradicted' else 'not clear'}"
+    return (
+        CHECKED[claim.kind]
+        if verdict.word == "reproduced"
+        else f"check {'failed' if verdict.word == 'contradicted' else 'not clear'}"
+    )
 
 # %% ../nbs/75_claims.ipynb #f5019086
 def show_tested(claim: Claim, ours: Verdict, new: Verdict) -> list[str]:
@@ -234,11 +270,15 @@ def show_tested(claim: Claim, ours: Verdict, new: Verdict) -> list[str]:
     quantities = list(zip(claim.quantities, ours.measured, new.measured))
     answers = [compare_runs(q.rule or claim.rule, a, b) for q, a, b in quantities]
     # What differs is worth the line; then what both have, then what there is.
-    answer = next(a for a in ("differs", "agrees", "not run", "no record") if a in answers and (a != "not run" or any(ours.measured)))
+    answer = next(a for a in ("differs", "agrees", "not run", "no record")
+                  if a in answers and (a != "not run" or any(ours.measured)))
     q, a, b = next(x for x, y in zip(quantities, answers) if y == answer and (x[1] or x[2]))
     share = f" {answers.count(answer)}/{len(answers)}" if answer in ("agrees", "differs") and len(answers) > 1 else ""
     fit = lambda text, width: textwrap.shorten(text, width - 1, placeholder=" …").ljust(width)
-    return [f"{fit(claim.title, 46)}{claim.published:<38}{word:>16}", f"   {fit(q.label, 37)}{summary(q, a):<24}{summary(q, b):<24}{answer + share:>12}"]
+    return [
+        f"{fit(claim.title, 46)}{claim.published:<38}{word:>16}",
+        f"   {fit(q.label, 37)}{summary(q, a):<24}{summary(q, b):<24}{answer + share:>12}"
+    ]
 
 # %% ../nbs/75_claims.ipynb #29f675a5
 def show_untested(claims: list[tuple[Claim, Verdict]]) -> list[str]:
@@ -257,41 +297,76 @@ def show_claims(root: str | Path) -> str:
     judged = [(c, find_verdict(c, record), find_verdict(c, run)) for c in claims]
     findings, checks = ([x for x in judged if (x[0].kind == "claim") is finding] for finding in (True, False))
     tested = [x for x in findings if x[1].word != "not tested" or x[2].word != "not tested"]
-    lines = [f"{'claim':<46}{'paper':<38}{'verdict':>16}", f"{'   measured':<40}{'record':<24}{'this run':<24}{'repeats':>12}"]
+    lines = [
+        f"{'claim':<46}{'paper':<38}{'verdict':>16}",
+        f"{'   measured':<40}{'record':<24}{'this run':<24}{'repeats':>12}"
+    ]
     for paper, name in PAPERS.items():
         some = [line for c, ours, new in tested if c.paper == paper for line in show_tested(c, ours, new)]
         lines += [f"{'---- ' + name + ' ':-<100}", *some] * bool(some)
     untested = show_untested([(c, ours) for c, ours, new in findings if (c, ours, new) not in tested])
     lines += ["", "Not tested, because", *untested, "", "Checked, and not counted"]
-    lines += [line for c, ours, new in checks for line in textwrap.wrap(f"{c.title} ({c.paper}): {said(c, ours if ours.word != 'not tested' else new)}", 100, initial_indent="   ", subsequent_indent="   ")] + ["-" * 100]
-    lines += [f"{PAPERS[p]:<34}" + ", ".join(f"{n} {w}" for n, w in zip(numbers, WORDS)) for p, numbers in count_verdicts(claims, [ours for _, ours, _ in judged]).items()]
+    lines += [
+        line for c, ours, new in checks
+        for line in textwrap.wrap(f"{c.title} ({c.paper}): {said(c, ours if ours.word != 'not tested' else new)}", 100,
+                                  initial_indent="   ", subsequent_indent="   ")
+    ] + ["-" * 100]
+    lines += [
+        f"{PAPERS[p]:<34}" + ", ".join(f"{n} {w}" for n, w in zip(numbers, WORDS))
+        for p, numbers in count_verdicts(claims, [ours for _, ours, _ in judged]).items()
+    ]
     marked = "* judged from this run alone, which is no record. " if any(line.endswith("*") for line in lines) else ""
-    return "\n".join(lines + textwrap.wrap(f"{marked}In brackets: 95 % interval, over seeds and clips where there are several seeds, else over clips. The paper's numbers are of other data at full scale: a run here can support a direction or an order, never an absolute value. Every number: results/record/claims.md.", 100))
+    return "\n".join(
+        lines
+        + textwrap.wrap(
+            f"{marked}In brackets: 95 % interval, over seeds and clips where there are several seeds, else over clips."
+            " The paper's numbers are of other data at full scale: a run here can support a direction or an order,"
+            " never an absolute value. Every number: results/record/claims.md.",
+            100,
+        )
+    )
 
 # %% ../nbs/75_claims.ipynb #7035b6d4
 def show_measured(claim: Claim, verdict: Verdict) -> list[str]:
-    "A table of what was measured for a claim: each quantity with its rule, its interval, the value of each seed, and how it was judged."
+    """A table of what was measured for a claim: each quantity with its rule, its interval, the value of each seed,
+    and how it was judged."""
     rows = ["| measured | rule | value | by seed | judged |", "| --- | --- | --- | --- | --- |"]
     for q, m, word in zip(claim.quantities, verdict.measured, verdict.judged):
         (kind, bound), = (q.rule or claim.rule).bounds().items()
-        seeds = "; ".join(f"{v:.3g}" for v in m.by_seed) if m and len(m.by_seed) > 1 else "one seed" if m and q.metric else "–"
+        seeds = "; ".join(f"{v:.3g}"
+                          for v in m.by_seed) if m and len(m.by_seed) > 1 else "one seed" if m and q.metric else "–"
         why = f": {m.barred if m and m.barred else power(m.value)}" if m and (m.barred or word == "unresolved") else ""
-        rows.append(f"| {q.label} | {kind.replace('_', ' ')} {bound:g} | {summary(q, m) if m else 'not run'} | {seeds} | {word}{why} |")
+        rows.append(
+            f"| {q.label} | {kind.replace('_', ' ')} {bound:g} | {summary(q, m) if m else 'not run'} | {seeds} |"
+            f" {word}{why} |"
+        )
     return rows if claim.quantities else []
 
 # %% ../nbs/75_claims.ipynb #7abad980
 def sources_of(claim: Claim) -> str:
     "Which files of the record hold the evidence of a claim, and the command that makes them."
     kind = lambda q: q.file or ("runs/*.json" if q.code else "tables/pooled.csv")
-    files, sweeps = dict.fromkeys(kind(q) for q in claim.quantities), any("variant" in (q.minus or {}) for q in claim.quantities)
+    files, sweeps = dict.fromkeys(kind(q) for q in claim.quantities), any("variant" in (q.minus or {})
+                                                                          for q in claim.quantities)
     others = dict.fromkeys(q.dataset for q in claim.quantities if q.dataset not in ("", "puppets"))
-    return f"{', '.join(f'`{f}`' for f in files)}; made by `make {'sweep' if sweeps else 'repro'}`" + f" with {', '.join(others)} in `run.datasets` of params.yaml" * bool(others)
+    return (
+        f"{', '.join(f'`{f}`' for f in files)}; made by `make {'sweep' if sweeps else 'repro'}`"
+        + f" with {', '.join(others)} in `run.datasets` of params.yaml" * bool(others)
+    )
 
 # %% ../nbs/75_claims.ipynb #a6ff29da
 def show_claim(claim: Claim, verdict: Verdict) -> str:
     "One claim as Markdown."
-    parts = [f"### <a id=\"{claim.id}\"></a>{claim.title}", f"{claim.paper}, {claim.where}. {claim.claim}", f"Published: {claim.published}. Here: **{said(claim, verdict)}** ({verdict.reason})."]
-    if claim.quantities: parts += ["\n".join(show_measured(claim, verdict)), f"Protocol: {claim.protocol} Deviations: {'; '.join(claim.deviations) or 'none'}.", f"Evidence: {sources_of(claim)}."]
+    parts = [
+        f"### <a id=\"{claim.id}\"></a>{claim.title}", f"{claim.paper}, {claim.where}. {claim.claim}",
+        f"Published: {claim.published}. Here: **{said(claim, verdict)}** ({verdict.reason})."
+    ]
+    if claim.quantities:
+        parts += [
+            "\n".join(show_measured(claim, verdict)),
+            f"Protocol: {claim.protocol} Deviations: {'; '.join(claim.deviations) or 'none'}.",
+            f"Evidence: {sources_of(claim)}."
+        ]
     if claim.seen: parts.append(f"Known when the rule was written: {claim.seen}.")
     return "\n\n".join(parts)
 
@@ -299,40 +374,79 @@ def show_claim(claim: Claim, verdict: Verdict) -> str:
 def count_table(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
     "The verdicts counted by paper, as a Markdown table."
     counts = count_verdicts(claims, verdicts)
-    rows = [("paper", *WORDS), ("---",) * (len(WORDS) + 1), *((PAPERS[p], *map(str, n)) for p, n in counts.items()), ("all", *(str(sum(n)) for n in zip(*counts.values())))]
+    rows = [("paper", *WORDS), ("---", ) * (len(WORDS) + 1), *((PAPERS[p], *map(str, n)) for p, n in counts.items()),
+            ("all", *(str(sum(n)) for n in zip(*counts.values())))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 # %% ../nbs/75_claims.ipynb #de492cd0
 def tell_criterion(loss: dict, terms: list[str]) -> str:
-    "What a run minimised, as text: the `terms` of its curve, with their weights in `loss`, and what the perceptual one looks at."
+    """What a run minimised, as text: the `terms` of its curve, with their weights in `loss`, and what the perceptual
+    one looks at."""
     said = [t.replace("_", " ") + (f" {loss[t]:g}" if isinstance(loss.get(t), (int, float)) else "") for t in terms]
-    looks = f"; perceptual on {loss['network']}, {loss.get('levels', 'all')} levels" if "perceptual" in terms and "network" in loss else ""
+    looks = (
+        f"; perceptual on {loss['network']}, {loss.get('levels', 'all')} levels"
+        if "perceptual" in terms and "network" in loss
+        else ""
+    )
     return ", ".join(said) + looks
 
 def training_table(evidence: Evidence) -> str:
-    "What main runs of record were trained by, from their run records, one line for seeds that were trained alike: criterion, steps, seconds, and the commit that anybody can check out."
+    """What main runs of record were trained by, from their run records, one line for seeds that were trained alike:
+    criterion, steps, seconds, and the commit that anybody can check out."""
     paths = sorted((evidence.folder / "runs").glob("*.json"))
     records = [evidence.read_json(f"runs/{p.name}") for p in paths]
-    curves = [p.with_suffix(".curve.csv").read_text().splitlines()[:1] if p.with_suffix(".curve.csv").is_file() else [] for p in paths]
-    lines = pd.DataFrame([dict({k: r[k] for k in ("dataset", "scale", "method", "seed")}, steps=r.get("steps", ""), seconds=r.get("seconds", np.nan), commit=f"{r['commit'][:10]}{'' if r['clean'] else ', not clean'}" if r.get("commit") else "not recorded", criterion=tell_criterion(r.get("config", {}).get("loss", {}), curve[0].split(",")[1:] if curve else [])) for r, curve in zip(records, curves)])
+    curves = [
+        p.with_suffix(".curve.csv").read_text().splitlines()[:1] if p.with_suffix(".curve.csv").is_file() else []
+        for p in paths
+    ]
+    lines = pd.DataFrame([
+        dict({k: r[k]
+              for k in ("dataset", "scale", "method", "seed")}, steps=r.get("steps",
+                                                                            ""), seconds=r.get("seconds", np.nan),
+             commit=f"{r['commit'][:10]}{'' if r['clean'] else ', not clean'}" if r.get("commit") else "not recorded",
+             criterion=tell_criterion(r.get("config", {}).get("loss", {}), curve[0].split(",")[1:] if curve else []))
+        for r, curve in zip(records, curves)
+    ])
     if lines.empty: return "No run record."
     rows = [("data", "method", "seeds", "steps", "seconds", "criterion", "commit"), ("---",) * 7]
-    for (dataset, scale, method, steps, criterion, commit), part in lines.groupby(["dataset", "scale", "method", "steps", "criterion", "commit"]):
-        rows.append((f"{dataset}, {scale}", title_of(method), ", ".join(map(str, sorted(part["seed"]))), str(steps), ", ".join(f"{s:.0f}" for s in part["seconds"]), criterion, commit))
+    for (dataset, scale, method, steps, criterion, commit), part in lines.groupby(
+        ["dataset", "scale", "method", "steps", "criterion", "commit"]):
+        rows.append((f"{dataset}, {scale}", title_of(method), ", ".join(map(str, sorted(part["seed"]))), str(steps),
+                     ", ".join(f"{s:.0f}" for s in part["seconds"]), criterion, commit))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 # %% ../nbs/75_claims.ipynb #5f7989b2
-HOW = ("Values are pooled over all seeds of a run. In brackets: 95 % interval, by Student's t over seeds and test clips together (notebook 60), paired where two runs are compared; of a single seed from resampling clips alone, "
-       "which does not cover the choice of seed. A quantity is reproduced where its whole interval keeps the rule, contradicted where no part of it does, else unresolved, and then the smallest effect is given that the design would see in four cases of five. "
-       "Parts that are reproduced and others that are contradicted make a claim mixed. Comparisons inside a sweep are not tested where the base does not clearly beat the copy of the source in PSNR.",
-       "AKD is the mean Euclidean distance in pixels; the code of the FOMM family takes the mean of |dx| and |dy|, which is smaller by about a third. Landmarks of puppets come from a small network that was trained on their true landmarks.")
+HOW = (
+    (
+        "Values are pooled over all seeds of a run. In brackets: 95 % interval, by Student's t over seeds and test"
+        " clips together (notebook 60), paired where two runs are compared; of a single seed from resampling clips"
+        " alone, which does not cover the choice of seed. A quantity is reproduced where its whole interval keeps the"
+        " rule, contradicted where no part of it does, else unresolved, and then the smallest effect is given that the"
+        " design would see in four cases of five. Parts that are reproduced and others that are contradicted make a"
+        " claim mixed. Comparisons inside a sweep are not tested where the base does not clearly beat the copy of the"
+        " source in PSNR."
+    ),
+    (
+        "AKD is the mean Euclidean distance in pixels; the code of the FOMM family takes the mean of |dx| and |dy|,"
+        " which is smaller by about a third. Landmarks of puppets come from a small network that was trained on their"
+        " true landmarks."
+    ),
+)
 
 def claims_page(root: str | Path) -> str:
     "All claims with their evidence of record, as a page of Markdown."
     claims, record = read_claims(Path(root) / "claims.yaml"), read_evidence(Path(root) / "results" / "record")
     verdicts, choices = [find_verdict(c, record) for c in claims], read_choices(Path(root) / "claims.yaml")
-    text = ["# Claims", "Written by `animrepro readme` from `claims.yaml` and this folder. Changes are lost.", count_table(claims, verdicts), "## What the verdicts rest on", *HOW, training_table(record)]
+    text = [
+        "# Claims", "Written by `animrepro readme` from `claims.yaml` and this folder. Changes are lost.",
+        count_table(claims, verdicts), "## What the verdicts rest on", *HOW,
+        training_table(record)
+    ]
     if choices: text += ["Choices of recipes, and what had been looked at:", "\n".join(f"- {c}" for c in choices)]
-    for paper, name in PAPERS.items(): text += [f"## {name}", *(show_claim(c, v) for c, v in zip(claims, verdicts) if c.paper == paper and c.kind == "claim")]
+    for paper, name in PAPERS.items():
+        text += [
+            f"## {name}",
+            *(show_claim(c, v) for c, v in zip(claims, verdicts) if c.paper == paper and c.kind == "claim")
+        ]
     text += ["## Checked, and not counted", *(show_claim(c, v) for c, v in zip(claims, verdicts) if c.kind != "claim")]
     return "\n\n".join(text) + "\n"

@@ -16,7 +16,8 @@ import click
 # %% ../nbs/82_cli.ipynb #b33e5d99
 def main(args: list[str] | None = None):
     "Entry point of `animrepro`. Exit codes: 0 done, 2 a mistake in the input, 130 interrupted, 143 ended by SIGTERM."
-    with contextlib.suppress(ValueError): signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # only the main thread may
+    # only the main thread may
+    with contextlib.suppress(ValueError): signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try: sys.exit(cli.main(args, "animrepro", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as e: sys.exit(click.echo(e.ctx.get_help()))
     except (click.Abort, KeyboardInterrupt): sys.exit(130)
@@ -31,9 +32,13 @@ def told(error: Exception) -> str | None:
     if isinstance(error, click.ClickException): return error.format_message()
     from animrepro.core import UserError
     if isinstance(error, UserError): return str(error)
-    if isinstance(error, OSError): return f"{error.filename or 'file'}: {error.strerror or error}; check place, rights and free space"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file'}: {error.strerror or error}; check place, rights and free space"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
-        return f"not enough memory ({str(error).splitlines()[0] if str(error) else 'of this machine'}); choose a smaller batch, model or picture size"
+        return (
+            f"not enough memory ({str(error).splitlines()[0] if str(error) else 'of this machine'}); choose a smaller"
+            " batch, model or picture size"
+        )
 
 # %% ../nbs/82_cli.ipynb #5fa02fed
 class Input(click.Path):
@@ -43,7 +48,8 @@ class Input(click.Path):
         return super().convert(value, param, ctx)
 
 class Output(Input):
-    "The type of a `file` to write, a `folder` to write into, a `new folder`, or `either`, where the command itself checks."
+    """The type of a `file` to write, a `folder` to write into, a `new folder`, or `either`, where the command itself
+    checks."""
     def __init__(self, kind: str = "file"):
         super().__init__(path_type=Path)
         self.kind = kind
@@ -61,7 +67,10 @@ class Door(click.Command):
             if same: raise UserError(f"{p.opts[0]} {path}: is also {same[0].opts[0]}; choose another name")
         try: return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("animrepro: interrupted" + "; the same command with --resume goes on" * any(p.name == "resume" for p in self.params), err=True)
+            click.echo(
+                "animrepro: interrupted" + "; the same command with --resume goes on" * any(p.name == "resume"
+                                                                                            for p in self.params),
+                err=True)
             ctx.exit(130)
 
 class Doors(click.Group):
@@ -79,7 +88,8 @@ First steps, in a clone of the project:
 @click.group(cls=Doors, context_settings=dict(help_option_names=["-h", "--help"]), no_args_is_help=True, epilog=FIRST)
 @click.version_option(package_name="animrepro")
 def cli():
-    "Replication of image-animation papers: data, training, evaluation, tables, figures, and animation of your own pictures."
+    """Replication of image-animation papers: data, training, evaluation, tables, figures, and animation of your own
+    pictures."""
 
 # %% ../nbs/82_cli.ipynb #2e12a3d7
 def store_path(dataset: str) -> Path:
@@ -95,8 +105,10 @@ def pick_device(name: str | None = None):
     import torch
     from animrepro.core import UserError
     if name is None: name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available(): raise UserError("--device cuda: torch finds no NVIDIA GPU here; use --device cpu")
-    if name == "mps" and not torch.backends.mps.is_available(): raise UserError("--device mps: not available here; use --device cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no NVIDIA GPU here; use --device cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: not available here; use --device cpu")
     return torch.device(name)
 
 # %% ../nbs/82_cli.ipynb #1c3a64b2
@@ -106,17 +118,26 @@ def data():
 
 @data.command()
 @click.argument("dataset")
-@click.option("--root", type=Input(path_type=Path), help="Folder with the clips: a copy of the data set, or videos of your own.")
-@click.option("--regions", type=click.Choice(["none", "faces"]), help="faces: label eyes, nose and mouth of real faces, for semantic dropout [default: params.yaml's, else none].")
-@click.option("--shard", metavar="I/N", help="Make only this part of N, such as 3/16, which machines may do beside one another.")
-@click.option("--merge", type=click.IntRange(2, 9999), metavar="N", help="Make the whole of N parts, after those that are missing.")
-@click.option("--on", default="", metavar="ray[://ADDRESS]", help="With --merge: make missing parts on a Ray cluster [default: here].")
+@click.option("--root", type=Input(path_type=Path),
+              help="Folder with the clips: a copy of the data set, or videos of your own.")
+@click.option(
+    "--regions", type=click.Choice(["none", "faces"]),
+    help="faces: label eyes, nose and mouth of real faces, for semantic dropout [default: params.yaml's, else none].")
+@click.option("--shard", metavar="I/N",
+              help="Make only this part of N, such as 3/16, which machines may do beside one another.")
+@click.option("--merge", type=click.IntRange(2, 9999), metavar="N",
+              help="Make the whole of N parts, after those that are missing.")
+@click.option("--on", default="", metavar="ray[://ADDRESS]",
+              help="With --merge: make missing parts on a Ray cluster [default: here].")
 def prepare(dataset: str, root: Path | None, regions: str | None, shard: str | None, merge: int | None, on: str):
     "Write data/DATASET.zip: a data set of params.yaml or, with --root, a folder of videos."
     from animrepro.core import UserError, load_params
     from animrepro.data.catalog import ALL, dataset_entry, parse_shard, prepare
-    if merge and shard or on and not merge: raise UserError("--shard makes one part, --merge all of them, --on where; leave one out")
-    entry, path, part = dataset_entry(dataset, load_params().datasets, root, regions), store_path(dataset), parse_shard(shard) if shard else ALL
+    if merge and shard or on and not merge:
+        raise UserError("--shard makes one part, --merge all of them, --on where; leave one out")
+    entry, path, part = dataset_entry(dataset,
+                                      load_params().datasets, root,
+                                      regions), store_path(dataset), parse_shard(shard) if shard else ALL
     report = merged(dataset, entry, path, merge, on) if merge else prepare(dataset, entry, part.path(path), part)
     for line in report.skipped[:20]: click.echo(f"skipped {line}", err=True)
     if len(report.skipped) > 20: click.echo(f"and {len(report.skipped) - 20} more", err=True)
@@ -133,9 +154,12 @@ def merged(dataset: str, entry, path: Path, count: int, on: str):
 @data.command()
 @click.argument("video", type=Input())
 @click.option("--out", required=True, type=Output("folder"), help="Folder for the clips.")
-@click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Width and height of the clips.")
-@click.option("--frames", type=click.IntRange(2), default=64, show_default=True, help="Leave out faces that are seen for fewer frames.")
-@click.option("--smallest", type=click.IntRange(1), default=64, show_default=True, help="Leave out faces of fewer pixels.")
+@click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True,
+              help="Width and height of the clips.")
+@click.option("--frames", type=click.IntRange(2), default=64, show_default=True,
+              help="Leave out faces that are seen for fewer frames.")
+@click.option("--smallest", type=click.IntRange(1), default=64, show_default=True,
+              help="Leave out faces of fewer pixels.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
 def crop(video: str, out: Path, size: int, frames: int, smallest: int, device: str | None):
     "Find and follow the faces in VIDEO and cut each as a steady square."
@@ -148,7 +172,8 @@ def crop(video: str, out: Path, size: int, frames: int, smallest: int, device: s
 @click.argument("method")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Length of the run, in the place of params.yaml's.")
-@click.option("--out", type=Output("folder"), help="Folder for weights and record [default: results/run/train/DATASET-METHOD-SEED].")
+@click.option("--out", type=Output("folder"),
+              help="Folder for weights and record [default: results/run/train/DATASET-METHOD-SEED].")
 @click.option("--init", type=Input(), help="Weights to start from, for fine-tuning at another size.")
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run of the same parameters.")
 def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | None, init: str | None, resume: bool):
@@ -163,7 +188,8 @@ def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | N
     config = method_config(params.methods, method, entry["scale"], steps)
     if init: config = replace(config, train=replace(config.train, init=init))
     out = out or project_root() / RUN / "train" / f"{dataset}-{method}-{seed}"
-    weights = train(store, method, config, seed, out, resume, dataset=dataset_label(dataset, entry), scale=entry["scale"], variant="full", data=sha256(store.path))
+    weights = train(store, method, config, seed, out, resume, dataset=dataset_label(dataset, entry),
+                    scale=entry["scale"], variant="full", data=sha256(store.path))
     click.echo(weights)
 
 # %% ../nbs/82_cli.ipynb #23707d3c
@@ -176,7 +202,10 @@ def methods():
     check_run(params)
     for name, cls in methods().items():
         running = "runs" if name in params.run.methods else "baseline" if name in params.run.baselines else ""
-        click.echo(f"{name:18} {cls.title:20} {running:8} modes {', '.join(cls.modes)}; scales {', '.join(params.methods.get(name, {})) or 'none'}")
+        click.echo(
+            f"{name:18} {cls.title:20} {running:8} modes {', '.join(cls.modes)}; scales"
+            f" {', '.join(params.methods.get(name, {})) or 'none'}"
+        )
 
 # %% ../nbs/82_cli.ipynb #10a17fca
 def dataset_label(name: str, entry: dict) -> str:
@@ -193,9 +222,11 @@ def landmarks(out: Path | None):
     from animrepro.data.puppets import render, sample_identity, sample_motion
     from animrepro.metrics.landmarks import LandmarkConfig, evaluate_landmarks, save_landmarks, train_landmarks
     from animrepro.record import write_json
-    out, config = out or project_root() / RUN / "landmarks", typed(LandmarkConfig, load_params().landmarks, "params.yaml: landmarks")
+    out, config = out or project_root() / RUN / "landmarks", typed(LandmarkConfig,
+                                                                   load_params().landmarks, "params.yaml: landmarks")
     net = train_landmarks(config)
-    report = evaluate_landmarks(net, (render(sample_identity(s), sample_motion(s, 32), config.size) for s in range(200_000, 200_040)))
+    report = evaluate_landmarks(net, (render(sample_identity(s), sample_motion(s, 32), config.size)
+                                      for s in range(200_000, 200_040)))
     save_landmarks(net, out / "landmarks.safetensors")
     write_json(out / "landmarks.json", asdict(report))
     click.echo(report)
@@ -225,7 +256,8 @@ def identity(out: Path | None):
     from animrepro.core import load_params, project_root, typed
     from animrepro.metrics.identity import IdentityConfig, evaluate_identity, save_identity, train_identity
     from animrepro.record import write_json
-    out, config = out or project_root() / RUN / "identity", typed(IdentityConfig, load_params().identity, "params.yaml: identity")
+    out, config = out or project_root() / RUN / "identity", typed(IdentityConfig,
+                                                                  load_params().identity, "params.yaml: identity")
     net = train_identity(config)
     report = evaluate_identity(net)
     save_identity(net, out / "identity.safetensors")
@@ -236,14 +268,19 @@ def identity(out: Path | None):
 @cli.command()
 @click.argument("weights", type=Input())
 @click.argument("dataset")
-@click.option("--sources", "-s", multiple=True, type=click.IntRange(1), help="Number of sources, several times for several [default: params.yaml's].")
-@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["IW", "TPSMM", "LIA"]), help="Also measure as this paper did.")
+@click.option("--sources", "-s", multiple=True, type=click.IntRange(1),
+              help="Number of sources, several times for several [default: params.yaml's].")
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["IW", "TPSMM", "LIA"]),
+              help="Also measure as this paper did.")
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True,
               help="valid: for choosing recipes; its scores go to results/run/validate.")
-@click.option("--out", type=Output("folder"), help="Folder for rows and scores [default: results/run/evaluate/DATASET-METHOD-SEED].")
+@click.option("--out", type=Output("folder"),
+              help="Folder for rows and scores [default: results/run/evaluate/DATASET-METHOD-SEED].")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]))
-def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tuple[str, ...], split: str, out: Path | None, device: str | None):
-    "Score WEIGHTS (a file, or the word copy for the trivial baseline) on the test clips of DATASET, or its validation clips."
+def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tuple[str, ...], split: str,
+             out: Path | None, device: str | None):
+    """Score WEIGHTS (a file, or the word copy for the trivial baseline) on the test clips of DATASET, or its
+    validation clips."""
     import time
     from dataclasses import asdict, replace
     from animrepro.checkpoint import load_weights, read_about
@@ -259,17 +296,26 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)
     panel = instruments(entry["kind"] == "puppets", device)
-    start, known = time.perf_counter(), dict(circumstances(), weights=None if weights == "copy" else sha256(weights), data=sha256(store.path))
+    start, known = time.perf_counter(), dict(circumstances(), weights=None if weights == "copy" else sha256(weights),
+                                             data=sha256(store.path))
     rows = stored(evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split))
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
-    named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"), seed=seed)
-    out = out or project_root() / RUN / {"test": "evaluate", "valid": "validate"}[split] / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
+    named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"),
+                 seed=seed)
+    out = out or project_root() / RUN / {
+        "test": "evaluate",
+        "valid": "validate"
+    }[split] / (f"{dataset}-{about['method']}-{seed}" + f"-{named['variant']}" * (named["variant"] != "full"))
     scores = summarise(rows, panel.sets, **named, steps=about.get("steps", 0), run=run_name(**named))
     save_rows(out / "rows.parquet", rows)
     save_table(out / "scores.csv", scores)
-    write_json(out / "scored.json", dict(named, split=split, evaluate=asdict(config), instruments=panel.named(), seconds=round(time.perf_counter() - start, 1), **known))
+    write_json(
+        out / "scored.json",
+        dict(named, split=split, evaluate=asdict(config), instruments=panel.named(),
+             seconds=round(time.perf_counter() - start, 1), **known))
     click.echo(scores.pivot_table(index="metric", columns="sources", values="value", sort=False).round(3).to_string())
-    for name in protocols: click.echo(measure_as(name, model, store, config, out, device).round(4).to_string(index=False))
+    for name in protocols:
+        click.echo(measure_as(name, model, store, config, out, device).round(4).to_string(index=False))
 
 # %% ../nbs/82_cli.ipynb #d3fb038a
 def measure_as(name: str, model, store, config, out: Path, device):
@@ -280,7 +326,10 @@ def measure_as(name: str, model, store, config, out: Path, device):
     protocol = PROTOCOLS[name]
     panel = load_panel(protocol.measures, device, protocol.sets)
     for line in panel.missing: click.echo(line, err=True)
-    rows = evaluate(model, store, replace(config, sources=protocol.sources, max_frames=protocol.max_frames, every_frame=protocol.every_frame), panel, False, device)
+    rows = evaluate(
+        model, store,
+        replace(config, sources=protocol.sources, max_frames=protocol.max_frames, every_frame=protocol.every_frame),
+        panel, False, device)
     scores = protocol.summarise(rows, panel.sets)
     save_rows(out / f"{name}.parquet", rows)
     save_table(out / f"{name}.csv", scores)
@@ -301,13 +350,18 @@ def instruments(puppets: bool, device):
     for line in ([] if lpips else [f"lpips: {reason}"]) + list(whole.missing): click.echo(line, err=True)
     files = {name: project_root() / RUN / name / f"{name}.safetensors" for name in ("landmarks", "identity")}
     for name, scores in (("landmarks", "akd, mkr"), ("identity", "aed")):
-        if puppets and not files[name].exists(): click.echo(f"{scores}: not available: run `animrepro {name}` first", err=True)
-    found = {name: load(files[name], device) if puppets and files[name].exists() else None for name, load in (("landmarks", load_landmarks), ("identity", load_identity))}
+        if puppets and not files[name].exists():
+            click.echo(f"{scores}: not available: run `animrepro {name}` first", err=True)
+    found = {
+        name: load(files[name], device) if puppets and files[name].exists() else None
+        for name, load in (("landmarks", load_landmarks), ("identity", load_identity))
+    }
     return Instruments(lpips, **found, features=optional(AlexNet, device)[0], sets=whole.sets)
 
 # %% ../nbs/82_cli.ipynb #3b4a5959
 @cli.command()
-@click.option("--fetch", "names", multiple=True, metavar="NAME", help="Download this network into the cache; several times for several.")
+@click.option("--fetch", "names", multiple=True, metavar="NAME",
+              help="Download this network into the cache; several times for several.")
 def weights(names: tuple[str, ...]):
     "List the networks that losses and metrics need: what is here, what is missing, and where it belongs."
     from animrepro.weights import fetch_weights, show_weights
@@ -331,24 +385,33 @@ def calibrate(dataset: str, clips: int, frames: int, out: Path | None, device: s
     table = calibrate(sample_clips(FrameStore(store_path(dataset)), clips, frames), panel)
     table.insert(0, "dataset", dataset)
     save_table(out or project_root() / RUN / "calibration" / f"{dataset}.csv", table)
-    click.echo(table.pivot_table(index=["distortion", "level"], columns="metric", values="value", sort=False).round(3).to_string())
+    click.echo(
+        table.pivot_table(index=["distortion", "level"], columns="metric", values="value",
+                          sort=False).round(3).to_string())
 
 # %% ../nbs/82_cli.ipynb #50c8f6e3
 @cli.command()
 @click.argument("weights", type=Input())
-@click.option("--source", "sources", multiple=True, required=True, type=Input(), help="A picture of the subject; several times for several.")
+@click.option("--source", "sources", multiple=True, required=True, type=Input(),
+              help="A picture of the subject; several times for several.")
 @click.option("--driving", required=True, type=Input(), help="The video whose motion is taken.")
 @click.option("--out", required=True, type=Output(), help="The video to write: .mp4, .mov, .gif or .mkv.")
-@click.option("--mode", type=click.Choice(["absolute", "relative", "avd"]), default="absolute", show_default=True, help="absolute: the positions of the driving subject; relative: its movement; avd: for weights of TPSMM that learned it.")
+@click.option(
+    "--mode", type=click.Choice(["absolute", "relative", "avd"]), default="absolute", show_default=True, help=
+    "absolute: the positions of the driving subject; relative: its movement; avd: for weights of TPSMM that learned it."
+)
 @click.option("--frames", type=Output("new folder"), help="Also write each frame as lossless PNG into this new folder.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--top-k", type=click.IntRange(1), help="Let each output cell look at its K best keys only.")
-@click.option("--yaw", type=float, help="Free view (fv2v): turn the head to this angle, in degrees, whatever the video does [default: the video's].")
+@click.option(
+    "--yaw", type=float,
+    help="Free view (fv2v): turn the head to this angle, in degrees, whatever the video does [default: the video's].")
 @click.option("--pitch", type=float, help="The same for nodding.")
 @click.option("--roll", type=float, help="The same for leaning.")
 def animate(weights, sources, driving, out, mode, frames, device, precision, top_k, **angles):
-    "Make the subject of the source pictures move like the driving video. The result has the size that WEIGHTS were trained at; those of the project draw 64 × 64."
+    """Make the subject of the source pictures move like the driving video. The result has the size that WEIGHTS were
+    trained at; those of the project draw 64 × 64."""
     from animrepro.animate import animate
     from animrepro.checkpoint import load_weights
     from animrepro.core import UserError
@@ -356,7 +419,9 @@ def animate(weights, sources, driving, out, mode, frames, device, precision, top
     if top_k and not hasattr(model, "top_k"): raise UserError("--top-k: this method has no attention; leave it out")
     if top_k: model.top_k = top_k
     view = {name: angle for name, angle in angles.items() if angle is not None}
-    if view and not hasattr(model, "turn"): raise UserError(f"--{next(iter(view))}: this method has no head pose to turn; use weights of fv2v, or leave it out")
+    if view and not hasattr(model, "turn"):
+        raise UserError(
+            f"--{next(iter(view))}: this method has no head pose to turn; use weights of fv2v, or leave it out")
     count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision, view=view)
     click.echo(f"{out}: {count} frames of {model.config.size} × {model.config.size}")
 
@@ -364,18 +429,23 @@ def animate(weights, sources, driving, out, mode, frames, device, precision, top
 @cli.command()
 @click.argument("methods", nargs=-1)
 @click.option("--size", type=click.IntRange(32), default=256, show_default=True, help="Width and height of pictures.")
-@click.option("--sources", "-s", multiple=True, type=click.IntRange(1), default=(1,), show_default=True, help="Number of sources, several times for several.")
+@click.option("--sources", "-s", multiple=True, type=click.IntRange(1), default=(1, ), show_default=True,
+              help="Number of sources, several times for several.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV to write [default: results/run/speed.csv].")
 def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], device: str | None, out: Path | None):
-    "Frames per second of METHODS (default: all of the papers' recipes) at the paper's architecture, and how far from the machine's limit."
+    """Frames per second of METHODS (default: all of the papers' recipes) at the paper's architecture, and how far
+    from the machine's limit."""
     import pandas as pd
     from animrepro.bench import bench, machine_rates
     from animrepro.core import load_params, project_root
     from animrepro.evaluate import save_table
     from animrepro.train import method_config
     params, device = load_params(), pick_device(device).type
-    configs = {m: method_config(params.methods, m, "paper").model for m in methods or [m for m in params.methods if "paper" in params.methods[m]]}
+    configs = {
+        m: method_config(params.methods, m, "paper").model
+        for m in methods or [m for m in params.methods if "paper" in params.methods[m]]
+    }
     rates = machine_rates(device)
     click.echo(", ".join(f"{name}: {rate:.0f} · 10⁹ operations per second" for name, rate in rates.items()), err=True)
     table = pd.DataFrame([bench(m, config, size, s, rates, device) for m, config in configs.items() for s in sources])
@@ -386,35 +456,58 @@ def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], device:
 @cli.command()
 @click.argument("method")
 @click.argument("checkpoint", type=Input())
-@click.option("--config", type=Input(), help="The YAML file of the authors' repository that CHECKPOINT was trained with, where METHOD has one.")
+@click.option(
+    "--config",
+    type=Input(),
+    help="The YAML file of the authors' repository that CHECKPOINT was trained with, where METHOD has one.",
+)
 @click.option("--out", required=True, type=Output(), help="The weights file to write, W.safetensors.")
-@click.option("--size", type=click.IntRange(16, 2048), help="Width and height of pictures, where the YAML file does not say them [default: 256; TED is 384].")
-@click.option("--align-corners/--no-align-corners", default=None, help="For methods that leave it open, such as fomm: sample as torch 1.0 did, with which the authors trained, or as their code does today [default: torch 1.0].")
+@click.option(
+    "--size",
+    type=click.IntRange(16, 2048),
+    help="Width and height of pictures, where the YAML file does not say them [default: 256; TED is 384].",
+)
+@click.option(
+    "--align-corners/--no-align-corners",
+    default=None,
+    help=(
+        "For methods that leave it open, such as fomm: sample as torch 1.0 did, with which the authors trained, or as"
+        " their code does today [default: torch 1.0]."
+    ),
+)
 def convert(method: str, checkpoint: str, config: str | None, out: Path, size: int | None, align_corners: bool | None):
     "Turn a CHECKPOINT (.pth.tar, .pt) by the authors of METHOD into a weights file of this project."
     from animrepro.checkpoint import save_weights
     from animrepro.core import sha256
     from animrepro.models.official import read_official
     model = read_official(method, checkpoint, config, size, align_corners)
-    save_weights(out, model, method, variant="official", seed=0, steps=0, checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint))
+    save_weights(out, model, method, variant="official", seed=0, steps=0, checkpoint=Path(checkpoint).name,
+                 sha256=sha256(checkpoint))
     click.echo(f"{out}: {method} for {model.config.size} × {model.config.size}, modes {', '.join(model.modes)}")
 
 # %% ../nbs/82_cli.ipynb #d20934f7
 def spread(command):
     "The options of a command that runs many tasks."
     for option in reversed([
-        click.option("--on", default="", metavar="ray[://ADDRESS]", help="Run on a Ray cluster [default: in processes of this machine]."),
-        click.option("--cpus", default=1, show_default=True, type=click.IntRange(1), help="CPUs of each run."),
-        click.option("--gpus", default=0.0, show_default=True, type=click.FloatRange(0), help="GPUs of each run on Ray; 0.5 shares one."),
-        click.option("--jobs", default=0, type=click.IntRange(0), help="Processes of this machine [default: as many as its CPUs allow].")]):
+            click.option("--on", default="", metavar="ray[://ADDRESS]",
+                         help="Run on a Ray cluster [default: in processes of this machine]."),
+            click.option("--cpus", default=1, show_default=True, type=click.IntRange(1), help="CPUs of each run."),
+            click.option("--gpus", default=0.0, show_default=True, type=click.FloatRange(0),
+                         help="GPUs of each run on Ray; 0.5 shares one."),
+            click.option("--jobs", default=0, type=click.IntRange(0),
+                         help="Processes of this machine [default: as many as its CPUs allow].")
+    ]):
         command = option(command)
     return command
 
 @cli.command()
 @click.argument("notebook", type=Input())
-@click.option("--out", required=True, type=Output("either"), help="The executed notebook to write; with --grid, a folder.")
-@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of the notebook; several times for several.")
-@click.option("--grid", multiple=True, metavar="NAME=A,B", help="Values of a parameter; several times for all combinations.")
+@click.option("--out", required=True, type=Output("either"),
+              help="The executed notebook to write; with --grid, a folder.")
+@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE",
+              help="A parameter of the notebook; several times for several.")
+@click.option("--grid", multiple=True, metavar="NAME=A,B",
+              help="Values of a parameter; several times for all combinations.")
 @spread
 def sweep(notebook: str, out: Path, parameters: tuple, grid: tuple, **where):
     "Run an ablation notebook with other parameters, or all combinations of some of them."
@@ -442,7 +535,8 @@ def stages(names: tuple, **where):
 @cli.command()
 @click.argument("weights", type=Input())
 @click.argument("dataset")
-@click.option("--out", type=Output("folder"), help="Folder for scores.csv and directions.csv [default: results/run/probe/DATASET-METHOD-SEED].")
+@click.option("--out", type=Output("folder"),
+              help="Folder for scores.csv and directions.csv [default: results/run/probe/DATASET-METHOD-SEED].")
 def probe(weights: str, dataset: str, out: Path | None):
     "How much of the true motion, and of identity, the motion code of WEIGHTS tells. DATASET must be puppets."
     from animrepro.checkpoint import read_about
@@ -454,12 +548,15 @@ def probe(weights: str, dataset: str, out: Path | None):
     out = out or project_root() / RUN / "probe" / f"{dataset}-{about['method']}-{about.get('seed', 0)}"
     save_table(out / "scores.csv", found.scores)
     save_table(out / "directions.csv", found.directions.reset_index())
-    click.echo(found.scores.pivot(index="target", columns="code", values="value").loc[found.scores["target"].unique()].round(3).to_string())
+    click.echo(
+        found.scores.pivot(index="target", columns="code",
+                           values="value").loc[found.scores["target"].unique()].round(3).to_string())
     click.echo(f"directions.csv: correlations by chance stay under {found.chance:.2f}")
 
 @cli.command()
 @click.option("--note", default="", help="Why, for the log of the record.")
-@click.option("--check", is_flag=True, help="Change nothing: compute every score, table cell and verdict of the record again, from its rows.")
+@click.option("--check", is_flag=True,
+              help="Change nothing: compute every score, table cell and verdict of the record again, from its rows.")
 def record(note: str, check: bool):
     "Make this run's scores, rows, tables and run records the runs of record in results/record."
     from animrepro.core import project_root
@@ -474,7 +571,11 @@ def recompute(root: Path):
     found = check_record(root)
     for line in found.left_out: click.echo(f"not computed again: {line}")
     for line in found.differences: click.echo(line, err=True)
-    if found.differences: raise UserError(f"results/record: {len(found.differences)} differences, listed above; make it again with `animrepro record`, or put back what was changed by hand")
+    if found.differences:
+        raise UserError(
+            f"results/record: {len(found.differences)} differences, listed above; make it again with `animrepro"
+            " record`, or put back what was changed by hand"
+        )
     click.echo("computed again, and equal: " + ", ".join(f"{count} {what}" for what, count in found.counts.items()))
 
 @cli.command()

@@ -17,15 +17,14 @@ Networks = dict[str, dict[str, torch.Tensor]]
 
 @dataclass
 class Official:
-    """How a checkpoint by the authors of a method becomes our model.
-    `names`: for each network of theirs, beginnings of the names of tensors there and here; what is fixed in both, such as a blur, is compared instead of loaded.
-    `params`: dataclass of `model_params` in their YAML file; its `config()` gives fields of our `Config`. Without, `shapes(networks, path)` gives them.
-    `mark`: a parameter of `model_params` or its `common_params` that tells whose configuration a file is.
-    `optional`: networks that a checkpoint may lack, each with the field of `Config` that leaves it out.
-    `arrange`: the networks with their tensors as our layers hold them.
-    `tells`: fields of our `Config` that their tensors tell, and not their file.
-    `align_corners`: `Config` has a field of this name, which their files do not tell.
-    `size`: of pictures, where neither file nor user says it."""
+    """How a checkpoint by the authors of a method becomes our model. `names`: for each network of theirs, beginnings
+    of the names of tensors there and here; what is fixed in both, such as a blur, is compared instead of loaded.
+    `params`: dataclass of `model_params` in their YAML file; its `config()` gives fields of our `Config`. Without,
+    `shapes(networks, path)` gives them. `mark`: a parameter of `model_params` or its `common_params` that tells
+    whose configuration a file is. `optional`: networks that a checkpoint may lack, each with the field of `Config`
+    that leaves it out. `arrange`: the networks with their tensors as our layers hold them. `tells`: fields of our
+    `Config` that their tensors tell, and not their file. `align_corners`: `Config` has a field of this name, which
+    their files do not tell. `size`: of pictures, where neither file nor user says it."""
     names: dict[str, dict[str, str]]
     params: type | None = None
     shapes: Callable[[Networks, str | Path], dict] | None = None
@@ -62,5 +61,6 @@ class DenseParams:
 def to_step(scale: float) -> int:
     "The `step` of a `scale_factor`: 0.25 is every 4th pixel. `UserError` unless it is 1, 1/2, 1/4, ..."
     step = round(1 / scale) if 0 < scale <= 1 else 0
-    if step & (step - 1) or not step or step * scale != 1: raise UserError(f"scale_factor {scale}: we know 1, 0.5, 0.25 and smaller powers of two; use another checkpoint")
+    if step & (step - 1) or not step or step * scale != 1:
+        raise UserError(f"scale_factor {scale}: we know 1, 0.5, 0.25 and smaller powers of two; use another checkpoint")
     return step

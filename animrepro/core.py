@@ -9,7 +9,8 @@ __all__ = ['Count', 'Length', 'Extent', 'Depth', 'Side', 'Seed', 'Share', 'Decay
            'torch_generator', 'Range', 'unknown_key', 'typed', 'Run', 'Params', 'load_yaml', 'load_params']
 
 # %% ../nbs/00_core.ipynb #a0c10c42
-import contextlib, ctypes, dataclasses, difflib, errno, functools, hashlib, mmap, os, platform, re, reprlib, shutil, types, typing, zlib
+import contextlib, ctypes, dataclasses, difflib, errno, functools, hashlib, mmap
+import os, platform, re, reprlib, shutil, types, typing, zlib
 from pathlib import Path
 from typing import Annotated
 import numpy as np, torch, yaml
@@ -18,7 +19,8 @@ import numpy as np, torch, yaml
 torch.set_flush_denormal(True)
 
 # %% ../nbs/00_core.ipynb #22674ec9
-_CPUID_TILES = bytes.fromhex("53 b81d000000 b901000000 0fa2 89d8 5b c3")  # push rbx; eax = 0x1D; ecx = 1; cpuid; eax = ebx; pop rbx; ret
+# push rbx; eax = 0x1D; ecx = 1; cpuid; eax = ebx; pop rbx; ret
+_CPUID_TILES = bytes.fromhex("53 b81d000000 b901000000 0fa2 89d8 5b c3")
 
 @functools.cache
 def amx_without_tiles() -> bool:
@@ -45,7 +47,8 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 # %% ../nbs/00_core.ipynb #971dd988
 def full_precision(x: torch.Tensor) -> torch.Tensor:
-    "float32 for half-precision tensors; float32 and float64 as they are. For what mixed precision must not touch: positions, softmax over places."
+    """float32 for half-precision tensors; float32 and float64 as they are. For what mixed precision must not touch:
+    positions, softmax over places."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 # %% ../nbs/00_core.ipynb #29df1095
@@ -53,12 +56,14 @@ def exact(function):
     "Decorator for geometry: runs without mixed precision, whatever its caller runs with."
     @functools.wraps(function)
     def run(*args, **kwargs):
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False): return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
     return run
 
 # %% ../nbs/00_core.ipynb #500fb612
 class UserError(Exception):
-    "A mistake in the input, told in one line: what, why, and what to do. In a notebook it is shown without a traceback."
+    """A mistake in the input, told in one line: what, why, and what to do. In a notebook it is shown without a
+    traceback."""
     def _render_traceback_(self) -> list[str]: return [" ".join(str(self).split())]  # asked for by IPython
 
 # %% ../nbs/00_core.ipynb #773dfdc5
@@ -79,7 +84,8 @@ _REMEDIES = {
 
 def unwritable(path: str | Path, error: OSError) -> UserError:
     "The error for a file or folder that the system will not write."
-    remedy = next((r for r, codes in _REMEDIES.items() if error.errno in codes), "free some space or choose another place")
+    remedy = next((r for r, codes in _REMEDIES.items() if error.errno in codes),
+                  "free some space or choose another place")
     return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 # %% ../nbs/00_core.ipynb #a031b20a
@@ -107,7 +113,8 @@ def _remove_empty(folder: Path):
 # %% ../nbs/00_core.ipynb #e95165f6
 @contextlib.contextmanager
 def write_atomic(path: str | Path):
-    "Gives a temporary path beside `path` (a file or a folder may be made there) and renames it to `path` if the block succeeds."
+    """Gives a temporary path beside `path` (a file or a folder may be made there) and renames it to `path` if the
+    block succeeds."""
     path = Path(path)
     temp = path.with_name(f".{path.stem}.{os.getpid()}@{_HOST}.part{path.suffix}")
     made = [p for p in path.parents if not p.exists()]
@@ -130,7 +137,8 @@ def check_output(path: str | Path, kind: typing.Literal["file", "folder", "new f
     "Raises the `UserError` that writing the file `path`, or into the folder `path`, would end with. Makes nothing."
     path = Path(path).absolute()
     try:
-        if path.is_dir() and (kind == "file" or kind == "new folder" and any(path.iterdir())): raise OSError(errno.EEXIST, f"is a folder{', not empty' * (kind != 'file')}")
+        if path.is_dir() and (kind == "file" or kind == "new folder" and any(path.iterdir())):
+            raise OSError(errno.EEXIST, f"is a folder{', not empty' * (kind != 'file')}")
         if path.exists() and kind != "file" and not path.is_dir(): raise OSError(errno.EEXIST, "is a file")
         place = next(p for p in (path, *path.parents) if p.is_dir() or p != path and p.exists())
         if not place.is_dir(): raise OSError(errno.ENOTDIR, f"{place.name} is no folder")
@@ -172,7 +180,8 @@ def rng(seed: int, *keys: int | str) -> np.random.Generator:
 
 # %% ../nbs/00_core.ipynb #fd52379f
 def torch_generator(seed: int, *keys: int | str) -> torch.Generator:
-    "A CPU generator of torch for the address (`seed`, *keys*). Draw on the CPU, then move: devices have different streams."
+    """A CPU generator of torch for the address (`seed`, *keys*). Draw on the CPU, then move: devices have different
+    streams."""
     return torch.Generator().manual_seed(int(_entropy(seed, keys).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 # %% ../nbs/00_core.ipynb #a0ddf1b2
@@ -194,10 +203,18 @@ Weight = Annotated[float, Range(0, 1e6)]        # of a term of the loss
 Positive = Annotated[float, Range(1e-12, 1e6)]  # rates, variances, temperatures
 
 # %% ../nbs/00_core.ipynb #f4ec5edd
-_LOOKS = {int: "a whole number", float: "1.0e-4, not 1e-4", str: "a word or a text in quotes", bool: "true or false", dict: "{name: value}", tuple: "[a, b]"}
+_LOOKS = {
+    int: "a whole number",
+    float: "1.0e-4, not 1e-4",
+    str: "a word or a text in quotes",
+    bool: "true or false",
+    dict: "{name: value}",
+    tuple: "[a, b]"
+}
 
 def _check(value, kind, where: str):
-    "`value` as `kind`, or a `UserError` that names the parameter. Integers are accepted as floats, sequences as tuples."
+    """`value` as `kind`, or a `UserError` that names the parameter. Integers are accepted as floats, sequences as
+    tuples."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind): return typed(kind, value, where)
     if origin is Annotated: return _in_range(_check(value, args[0], where), args[1], where)
@@ -206,14 +223,17 @@ def _check(value, kind, where: str):
         kinds = [a for a in args if a is not type(None)]
         return _check(value, kinds[0], where) if len(kinds) == 1 else value
     if origin is tuple and isinstance(value, (list, tuple)): return _check_items(value, args, where)
-    if origin is dict and isinstance(value, dict): return {_check(k, args[0], where): _check(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if origin is dict and isinstance(value, dict):
+        return {_check(k, args[0], where): _check(v, args[1], f"{where}.{k}") for k, v in value.items()}
     if origin is typing.Literal:
         if value in args: return value
         raise UserError(f"{where}: {reprlib.repr(value)} is none of {', '.join(map(str, args))}; choose one of them")
     if kind is float and type(value) is int and abs(value) < 2**53: return float(value)
     kind = origin or kind
-    if kind in (int, float, str, bool) and type(value) is not kind or kind in (dict, tuple) and not isinstance(value, kind):
-        raise UserError(f"{where}: {reprlib.repr(value)} is no {kind.__name__.replace('tuple', 'list')}; write {_LOOKS[kind]}")
+    if kind in (int, float, str, bool) and type(value) is not kind or kind in (dict,
+                                                                               tuple) and not isinstance(value, kind):
+        raise UserError(
+            f"{where}: {reprlib.repr(value)} is no {kind.__name__.replace('tuple', 'list')}; write {_LOOKS[kind]}")
     return value
 
 def _check_items(values: list | tuple, kinds: tuple, where: str) -> tuple:
@@ -230,17 +250,23 @@ def _in_range(value, allowed: Range, where: str):
 def unknown_key(key: str, known: typing.Iterable[str], where: str) -> UserError:
     "The error for a parameter that does not exist, with the nearest one that does."
     near = difflib.get_close_matches(str(key), list(known), 1)
-    return UserError(f"{where}: there is no parameter {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"))
+    return UserError(f"{where}: there is no parameter {key!r}; "
+                     + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"))
 
 # %% ../nbs/00_core.ipynb #1608fec3
 def typed(cls, mapping: dict | None, where: str):
-    "Builds dataclass `cls` from a mapping. Unknown names, wrong types and values out of range raise a `UserError` that starts with `where`."
-    if not isinstance(mapping or {}, dict): raise UserError(f"{where}: {reprlib.repr(mapping)} is no set of named values; write name: value")
+    """Builds dataclass `cls` from a mapping. Unknown names, wrong types and values out of range raise a `UserError`
+    that starts with `where`."""
+    if not isinstance(mapping or {}, dict):
+        raise UserError(f"{where}: {reprlib.repr(mapping)} is no set of named values; write name: value")
     hints = typing.get_type_hints(cls, include_extras=True)
     for key in (mapping or {}):
         if key not in hints: raise unknown_key(key, hints, where)
     values = {k: _check(v, hints[k], f"{where}.{k}") for k, v in (mapping or {}).items()}
-    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and f.default is f.default_factory is dataclasses.MISSING]
+    missing = [
+        f.name for f in dataclasses.fields(cls)
+        if f.name not in values and f.default is f.default_factory is dataclasses.MISSING
+    ]
     if missing: raise UserError(f"{where}: {missing[0]} is missing; add it")
     return cls(**values)
 
@@ -271,11 +297,14 @@ LARGEST_YAML = 2**20  # bytes
 def load_yaml(path: str | Path) -> dict:
     "A YAML file as mapping; `UserError` where it is missing, unreadable, larger than `LARGEST_YAML` or no mapping."
     try:
-        if (size := Path(path).stat().st_size) > LARGEST_YAML: raise UserError(f"{path}: {size} bytes are too many for parameters; check the name")
+        if (size := Path(path).stat().st_size) > LARGEST_YAML:
+            raise UserError(f"{path}: {size} bytes are too many for parameters; check the name")
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf8"))
     except FileNotFoundError as e: raise UserError(f"{path}: no such file; check the name") from e
-    except (yaml.YAMLError, ValueError, RecursionError) as e: raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())}); correct it there") from e
-    if not isinstance(loaded, dict): raise UserError(f"{path}: holds no named values; see the project's own file for an example")
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())}); correct it there") from e
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: holds no named values; see the project's own file for an example")
     return loaded
 
 # %% ../nbs/00_core.ipynb #3062010a

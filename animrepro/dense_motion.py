@@ -29,12 +29,14 @@ class AffineKeypoints:
 # %% ../nbs/29_dense_motion.ipynb #0c8e03ed
 @exact
 def background_map(affine: torch.Tensor | None, grid: torch.Tensor, count: int) -> torch.Tensor:
-    "The map `(count, h, w, 2)` of a background that moves by `affine (count, 3, 3)`, or rests where that is None. `grid` is `(h, w, 2)`."
+    """The map `(count, h, w, 2)` of a background that moves by `affine (count, 3, 3)`, or rests where that is None.
+    `grid` is `(h, w, 2)`."""
     if affine is None: return grid.expand(count, -1, -1, -1)
     return torch.einsum("bij,hwj->bhwi", affine[:, :2, :2], grid) + affine[:, None, None, :2, 2]
 
 @exact
-def sparse_motion(source: AffineKeypoints, driving: AffineKeypoints, height: int, width: int, background: torch.Tensor | None = None) -> torch.Tensor:
+def sparse_motion(source: AffineKeypoints, driving: AffineKeypoints, height: int, width: int,
+                  background: torch.Tensor | None = None) -> torch.Tensor:
     "The K + 1 candidate maps `(B, K + 1, h, w, 2)`, the background first (FOMM Eq. 4)."
     grid = make_grid(height, width, True, driving.points.dtype).to(driving.points.device)
     away = grid - driving.points[:, :, None, None]
@@ -45,14 +47,17 @@ def sparse_motion(source: AffineKeypoints, driving: AffineKeypoints, height: int
     return torch.cat([background_map(background, grid, len(maps))[:, None], maps], 1)
 
 # %% ../nbs/29_dense_motion.ipynb #349986d3
-def heatmap_change(source: torch.Tensor, driving: torch.Tensor, height: int, width: int, variance: float | torch.Tensor = 0.01) -> torch.Tensor:
-    "Gaussian maps of driving minus those of source points, both `(B, K, 2)`: `(B, K + 1, h, w)`, zero for the background, which comes first."
+def heatmap_change(source: torch.Tensor, driving: torch.Tensor, height: int, width: int,
+                   variance: float | torch.Tensor = 0.01) -> torch.Tensor:
+    """Gaussian maps of driving minus those of source points, both `(B, K, 2)`: `(B, K + 1, h, w)`, zero for the
+    background, which comes first."""
     heat = gaussian_maps(driving, height, width, variance, True) - gaussian_maps(source, height, width, variance, True)
     return F.pad(heat, (0, 0, 0, 0, 1, 0))
 
 # %% ../nbs/29_dense_motion.ipynb #df0ee2ed
 class BackgroundPredictor(nn.Module):
-    "Source and driving pictures `(B, 3, H, W)` to the affine map `(B, 3, 3)` of the background, last row 0 0 1. `network` makes six numbers of both."
+    """Source and driving pictures `(B, 3, H, W)` to the affine map `(B, 3, 3)` of the background, last row 0 0 1.
+    `network` makes six numbers of both."""
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network

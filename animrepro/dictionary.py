@@ -22,13 +22,15 @@ def gram_schmidt(columns: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/30_dictionary.ipynb #9b44b324
 def qr_columns(columns: torch.Tensor) -> torch.Tensor:
-    "Orthonormal columns `(D, M)` by the QR decomposition, as the authors' code has it. 1e-8 keeps a matrix of zeros away from it."
+    """Orthonormal columns `(D, M)` by the QR decomposition, as the authors' code has it. 1e-8 keeps a matrix of
+    zeros away from it."""
     return torch.linalg.qr(columns + 1e-8).Q
 
 # %% ../nbs/30_dictionary.ipynb #7f1523f5
 class Dictionary(nn.Module):
-    """M directions in a latent space of D dimensions (LIA Eq. 2, 3). `how` is `qr` (the authors' code), `gram_schmidt` (the paper), or
-    `none`: no dictionary, the code of a frame is the path itself (LIA, Table 4, without D_m)."""
+    """M directions in a latent space of D dimensions (LIA Eq. 2, 3). `how` is `qr` (the authors' code),
+    `gram_schmidt` (the paper), or `none`: no dictionary, the code of a frame is the path itself (LIA, Table 4,
+    without D_m)."""
     def __init__(self, width: int, directions: int, how: Literal["qr", "gram_schmidt", "none"] = "qr"):
         super().__init__()
         self.how, self.numbers = how, width if how == "none" else directions

@@ -11,14 +11,17 @@ from torch import nn
 
 # %% ../nbs/33_discriminator.ipynb #56f80a89
 class Discriminator(nn.Module):
-    """Scores of patches: pictures `(B, 3, H, W)` to (scores `(B, 1, h, w)`, feature maps of each block). Needs H and W of 32 or more, 64 without `padding`.
-    With `beside`, it is conditioned: each picture comes with that many maps `(B, beside, H, W)` of what it should show."""
-    def __init__(self, width: int = 64, blocks: int = 4, ceiling: int = 512, beside: int = 0, spectral: bool = True, padding: int = 1):
+    """Scores of patches: pictures `(B, 3, H, W)` to (scores `(B, 1, h, w)`, feature maps of each block). Needs H and
+    W of 32 or more, 64 without `padding`. With `beside`, it is conditioned: each picture comes with that many maps
+    `(B, beside, H, W)` of what it should show."""
+    def __init__(self, width: int = 64, blocks: int = 4, ceiling: int = 512, beside: int = 0, spectral: bool = True,
+                 padding: int = 1):
         super().__init__()
         widths = [3 + beside, *(min(ceiling, width * 2**i) for i in range(blocks))]
         bounded = nn.utils.parametrizations.spectral_norm if spectral else lambda layer: layer
         self.convs = nn.ModuleList(bounded(nn.Conv2d(a, b, 4, padding=padding)) for a, b in zip(widths, widths[1:]))
-        self.norms = nn.ModuleList(nn.Identity() if i == 0 else nn.InstanceNorm2d(w, affine=True) for i, w in enumerate(widths[1:]))
+        self.norms = nn.ModuleList(nn.Identity() if i == 0 else nn.InstanceNorm2d(w, affine=True)
+                                   for i, w in enumerate(widths[1:]))
         self.head = bounded(nn.Conv2d(widths[-1], 1, 1))
 
     def seeded(self, generator: torch.Generator) -> "Discriminator":
@@ -30,15 +33,19 @@ class Discriminator(nn.Module):
                 bound = weight[0].numel() ** -0.5
                 for p in (weight, layer.bias): p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
                 if not spectral: continue
-                for vector in (spectral[0]._u, spectral[0]._v): vector.copy_(F.normalize(torch.randn(vector.shape, generator=generator), dim=0))
-                for _ in range(15): layer.weight  # each look at the weight improves the estimate of its norm by one step
+                for vector in (spectral[0]._u, spectral[0]._v):
+                    vector.copy_(F.normalize(torch.randn(vector.shape, generator=generator), dim=0))
+                # each look at the weight improves the estimate of its norm by one step
+                for _ in range(15): layer.weight
         return self
 
-    def forward(self, images: torch.Tensor, beside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, images: torch.Tensor,
+                beside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         x, features = images if beside is None else torch.cat([images, beside], 1), []
         for conv, norm in zip(self.convs, self.norms):
             x = F.leaky_relu(norm(conv(x)), 0.2)
             # The last block keeps its resolution where the picture is small.
-            if min(x.shape[-2:]) > 4: x = F.avg_pool2d(x.contiguous(memory_format=torch.channels_last), 2)  # eight times as fast on a CPU
+            # eight times as fast on a CPU
+            if min(x.shape[-2:]) > 4: x = F.avg_pool2d(x.contiguous(memory_format=torch.channels_last), 2)
             features.append(x)
         return self.head(x), features

@@ -31,7 +31,8 @@ from .stats import bootstrap_mean
 # %% ../nbs/70_evaluate.ipynb #c408d58c
 @dataclass
 class EvaluateConfig:
-    "How clips are scored: numbers of sources, frames per clip, and every how many frames cross-identity animation is drawn."
+    """How clips are scored: numbers of sources, frames per clip, and every how many frames cross-identity animation
+    is drawn."""
     sources: tuple[Count, ...] = (1, 2, 3)
     max_frames: Annotated[int, Range(2, 10**6)] | None = 180
     cross_every: Count = 2
@@ -53,7 +54,8 @@ def scored_frames(config: EvaluateConfig, frames: int) -> list[int]:
 # %% ../nbs/70_evaluate.ipynb #644c42fe
 @dataclass
 class Instruments:
-    "Optional networks of the metrics: LPIPS, the landmark detector, the identity network and the features of a Fréchet distance, or None where they are not available; distances of whole sets by name."
+    """Optional networks of the metrics: LPIPS, the landmark detector, the identity network and the features of a
+    Fréchet distance, or None where they are not available; distances of whole sets by name."""
     lpips: Lpips | None = None
     landmarks: LandmarkNet | Mtcnn | None = None
     identity: IdentityNet | None = None
@@ -62,7 +64,8 @@ class Instruments:
 
     def named(self) -> list[str]:
         "Names of the instruments that are there."
-        return [name for name in ("lpips", "landmarks", "identity", "features") if getattr(self, name)] + list(self.sets)
+        return [name
+                for name in ("lpips", "landmarks", "identity", "features") if getattr(self, name)] + list(self.sets)
 
     def score(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, np.ndarray]:
         "Scores of frames `(N, 3, H, W)` in [0, 1], each `(N,)`. The prediction is rounded first."
@@ -70,13 +73,15 @@ class Instruments:
         scores = dict(l1=l1(prediction, target), psnr=psnr(prediction, target))
         if self.lpips: scores["lpips"] = self.lpips(prediction, target)
         if self.landmarks: scores["akd"], scores["mkr"] = landmark_scores(self.landmarks, prediction, target)
-        if self.identity: scores["aed"] = embedding_distance(self.identity.embed(prediction), self.identity.embed(target))
+        if self.identity:
+            scores["aed"] = embedding_distance(self.identity.embed(prediction), self.identity.embed(target))
         return {k: v.cpu().numpy() for k, v in scores.items()}
 
 # %% ../nbs/70_evaluate.ipynb #6cbf4a68
 @dataclass
 class Surface:
-    "Of the scored frames of a puppet clip: true flow `(N, H, W, 2)` to the first source and to the frame before, where each is valid on the puppet `(N, H, W)`, and the share of the puppet that the source hides `(N,)`."
+    """Of the scored frames of a puppet clip: true flow `(N, H, W, 2)` to the first source and to the frame before,
+    where each is valid on the puppet `(N, H, W)`, and the share of the puppet that the source hides `(N,)`."""
     flow: np.ndarray
     valid: np.ndarray
     back: np.ndarray
@@ -94,8 +99,10 @@ def true_surface(truth: dict, frames: list[int], size: int) -> Surface:
 
 # %% ../nbs/70_evaluate.ipynb #52e26c70
 @torch.inference_mode()
-def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConfig, instruments: Instruments | Panel, truth: dict | None, device: torch.device, sets: Iterable[Fid | ClipFid] = ()) -> pd.DataFrame:
-    "One row per scored frame and number of sources for a clip `(T, 3, H, W)`. `truth` holds the seeds of a puppet clip; `sets` gather what is drawn."
+def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConfig, instruments: Instruments | Panel,
+                     truth: dict | None, device: torch.device, sets: Iterable[Fid | ClipFid] = ()) -> pd.DataFrame:
+    """One row per scored frame and number of sources for a clip `(T, 3, H, W)`. `truth` holds the seeds of a puppet
+    clip; `sets` gather what is drawn."""
     tables, ts = [], scored_frames(config, len(frames))
     surface = true_surface(truth, ts, frames.shape[-1]) if truth else None
     for count in config.sources:
@@ -108,13 +115,15 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
             row = dict(sources=count, frame=part, **instruments.score(rendering.frame, target))
             if surface and count == 1 and "flow" in rendering.extras:
                 now = slice(ts.index(part[0]), ts.index(part[-1]) + 1)
-                row["epe"] = end_point_error(rendering.extras["flow"].cpu(), torch.from_numpy(surface.flow[now]), torch.from_numpy(surface.valid[now])).numpy()
+                row["epe"] = end_point_error(rendering.extras["flow"].cpu(), torch.from_numpy(surface.flow[now]),
+                                             torch.from_numpy(surface.valid[now])).numpy()
             parts.append(pd.DataFrame(row))
         for fid in sets: fid.add(count, torch.cat(drawn), frames[ts])
         drawn, table = torch.cat(drawn).cpu(), pd.concat(parts)
         table["jitter"] = jitter(drawn, frames[ts], ts).numpy()
         if surface:
-            table["flicker"] = flicker(drawn, frames[ts], ts, torch.from_numpy(surface.back), torch.from_numpy(surface.steady)).numpy()
+            table["flicker"] = flicker(drawn, frames[ts], ts, torch.from_numpy(surface.back),
+                                       torch.from_numpy(surface.steady)).numpy()
             table["hidden"] = surface.hidden
             table["psnr_hidden"] = split_half(table["psnr"].to_numpy(), surface.hidden)
         tables.append(table)
@@ -122,28 +131,34 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
 
 # %% ../nbs/70_evaluate.ipynb #05a30462
 def split_half(scores: np.ndarray, by: np.ndarray) -> np.ndarray:
-    "Scores `(N,)` with signs such that their mean is that of the half with the greater `by` less that of the other half. The middle one of an odd number, and all where `by` does not differ, are NaN."
+    """Scores `(N,)` with signs such that their mean is that of the half with the greater `by` less that of the other
+    half. The middle one of an odd number, and all where `by` does not differ, are NaN."""
     order, half = np.argsort(by, kind="stable"), len(by) // 2
     sign = np.full(len(by), np.nan)
     if half and np.ptp(by) > 0: sign[order[:half]], sign[order[-half:]] = -2.0, 2.0
     return sign * scores
 
 # %% ../nbs/70_evaluate.ipynb #fd3df8db
-_RANGES = dict(yaw=(-0.9, 0.9), pitch=(-0.36, 0.36), roll=(-0.36, 0.36), blink_left=(0, 1), blink_right=(0, 1), mouth_open=(0, 1)) | dict.fromkeys(("gaze_x", "gaze_y", "mouth_wide", "brow"), (-1, 1))
+_RANGES = dict(yaw=(-0.9, 0.9), pitch=(-0.36, 0.36), roll=(-0.36, 0.36), blink_left=(0, 1), blink_right=(0, 1),
+               mouth_open=(0, 1)) | dict.fromkeys(("gaze_x", "gaze_y", "mouth_wide", "brow"), (-1, 1))
 
 def relative_motion(own: Motion, driver: Motion) -> Motion:
-    "The first pose of `own` plus what `driver` changes since its first frame; sizes are multiplied. Kept within what a puppet can do."
+    """The first pose of `own` plus what `driver` changes since its first frame; sizes are multiplied. Kept within
+    what a puppet can do."""
     moved = {k: own.parameters()[k][0] + v - v[0] for k, v in driver.parameters().items()}
     moved["scale"] = own.scale[0] * driver.scale / driver.scale[0]
     return Motion(**{k: np.clip(v, *_RANGES.get(k, (-9, 9))).astype(np.float32) for k, v in moved.items()})
 
 # %% ../nbs/70_evaluate.ipynb #c33b23bf
-CROSS = {"absolute": "cross_psnr", "relative": "cross_psnr_own", "avd": "cross_psnr_avd"}  # column of each mode, scored against its own truth
+# column of each mode, scored against its own truth
+CROSS = {"absolute": "cross_psnr", "relative": "cross_psnr_own", "avd": "cross_psnr_avd"}
 
 # %% ../nbs/70_evaluate.ipynb #3b361908
 @torch.inference_mode()
-def cross_clip(model: Animator, frames: torch.Tensor, truth: dict, driver: torch.Tensor, driver_truth: dict, config: EvaluateConfig, device: torch.device) -> pd.DataFrame:
-    "One row per drawn frame and number of sources: PSNR of puppet `truth` performing the motion of `driver_truth` against what the mode means to draw."
+def cross_clip(model: Animator, frames: torch.Tensor, truth: dict, driver: torch.Tensor, driver_truth: dict,
+               config: EvaluateConfig, device: torch.device) -> pd.DataFrame:
+    """One row per drawn frame and number of sources: PSNR of puppet `truth` performing the motion of `driver_truth`
+    against what the mode means to draw."""
     ts, tables, size = list(range(0, len(driver), config.cross_every)), [], frames.shape[-1]
     (who, own), (other, moves) = truth_of(truth, 1), truth_of(driver_truth, len(driver))
     theirs, ours = render(who, moves[ts], size), render(who, relative_motion(own, moves)[ts], size)
@@ -151,37 +166,46 @@ def cross_clip(model: Animator, frames: torch.Tensor, truth: dict, driver: torch
     mismatch = np.linalg.norm(theirs.landmarks - render(other, moves[ts], size).landmarks, axis=-1).mean(1) * size / 2
     motion = model.motion(driver[ts].to(device))
     for count in config.sources:
-        source, row = model.encode(frames[source_frames(count, len(frames))][None].to(device)), dict(sources=count, frame=ts, mismatch=mismatch)
+        source, row = model.encode(frames[source_frames(count, len(frames))][None].to(device)), dict(
+            sources=count, frame=ts, mismatch=mismatch)
         for mode in model.modes:
-            row[CROSS[mode]] = psnr(model.render(source, model.transfer(source, motion, motion[:1], mode)).frame, true[mode]).cpu().numpy()
+            row[CROSS[mode]] = psnr(
+                model.render(source, model.transfer(source, motion, motion[:1], mode)).frame, true[mode]).cpu().numpy()
         tables.append(pd.DataFrame(row))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/70_evaluate.ipynb #bff78360
 def split_pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    "Adds `cross_psnr_mismatch`: the half of the pairs of clips that differ most in shape less the other half, as `split_half` of frames."
+    """Adds `cross_psnr_mismatch`: the half of the pairs of clips that differ most in shape less the other half, as
+    `split_half` of frames."""
     pairs = rows.groupby("clip")["mismatch"].mean()
     sign = rows["clip"].map(pd.Series(split_half(np.ones(len(pairs)), pairs.to_numpy()), pairs.index))
     return rows.assign(cross_psnr_mismatch=sign * rows["cross_psnr"])
 
 # %% ../nbs/70_evaluate.ipynb #cc7e21b5
-def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instruments: Instruments | Panel, puppets: bool, device: torch.device | str = "cpu",
-             split: str = "test") -> pd.DataFrame:
-    """Scores all clips of a split: one row per frame and number of sources; cross-identity scores are rows of their own.
-    Recipes are chosen on `valid`; `test` is for the record."""
+def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instruments: Instruments | Panel,
+             puppets: bool, device: torch.device | str = "cpu", split: str = "test") -> pd.DataFrame:
+    """Scores all clips of a split: one row per frame and number of sources; cross-identity scores are rows of their
+    own. Recipes are chosen on `valid`; `test` is for the record."""
     device, tables, clips = torch.device(device), [], store.split(split)
     if not clips: raise UserError(f"{store.path}: has no {split} clips; prepare the data set with some")
     if not config.sources: raise UserError("evaluate: sources is empty; give a number of sources")
     for clip in clips:
         if not scored_frames(config, frames := min(store.clips[clip].frames, config.max_frames or 10**9)):
-            raise UserError(f"{store.path}: clip {store.clips[clip].name} has {frames} frames, and {max(config.sources)} sources leave none to score; ask for fewer sources")
+            raise UserError(
+                f"{store.path}: clip {store.clips[clip].name} has {frames} frames, and {max(config.sources)} sources"
+                " leave none to score; ask for fewer sources"
+            )
     load = lambda clip: to_float(store.frames(clip, range(store.clips[clip].frames)[:config.max_frames]))
     by_clip = ClipFid(features) if (features := getattr(instruments, "features", None)) else None
     for clip, following in zip(tqdm(clips, "evaluate", unit="clip", disable=None), clips[1:] + clips[:1]):
         meta, frames = store.clips[clip].meta, load(clip)
-        table = reconstruct_clip(model, frames, config, instruments, meta if puppets else None, device, [*instruments.sets.values(), *filter(None, [by_clip])])
+        table = reconstruct_clip(model, frames, config, instruments, meta if puppets else None, device,
+                                 [*instruments.sets.values(), *filter(None, [by_clip])])
         if puppets and following != clip:
-            table = pd.concat([table, cross_clip(model, frames, meta, load(following), store.clips[following].meta, config, device)])
+            table = pd.concat(
+                [table,
+                 cross_clip(model, frames, meta, load(following), store.clips[following].meta, config, device)])
         tables.append(table.assign(clip=store.clips[clip].name))
     rows = pd.concat(tables, ignore_index=True)
     if by_clip:  # one value per clip stands in its first row
@@ -190,18 +214,26 @@ def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instrum
     return split_pairs(rows) if "mismatch" in rows else rows
 
 # %% ../nbs/70_evaluate.ipynb #a12b7453
-METRICS = ("psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker", "epe", "psnr_hidden", *CROSS.values(), "cross_psnr_mismatch", "fd_alexnet", "fid", "video_fid")
-COLUMNS = ["dataset", "scale", "method", "variant", "seed", "sources", "metric", "value", "low", "high", "clips", "frames", "steps", "run"]
+METRICS = ("psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker", "epe", "psnr_hidden", *CROSS.values(),
+           "cross_psnr_mismatch", "fd_alexnet", "fid", "video_fid")
+COLUMNS = [
+    "dataset", "scale", "method", "variant", "seed", "sources", "metric", "value", "low", "high", "clips", "frames",
+    "steps", "run"
+]
 
 # %% ../nbs/70_evaluate.ipynb #ec9959c5
 def summarise(rows: pd.DataFrame, sets: dict[str, Fid] = {}, **about) -> pd.DataFrame:
-    "Scores with the columns `COLUMNS` from the rows of one run and its distances of sets, which have no interval; `about` gives dataset, scale, method, variant, seed, steps and run."
+    """Scores with the columns `COLUMNS` from the rows of one run and its distances of sets, which have no interval;
+    `about` gives dataset, scale, method, variant, seed, steps and run."""
     lines = []
     for metric in [m for m in METRICS if m in rows]:
         for sources, part in rows.dropna(subset=metric).groupby("sources"):
             interval = bootstrap_mean(part[metric].to_numpy(), part["clip"].to_numpy(), seed=0)
             lines.append(dict(about, sources=sources, metric=metric, **asdict(interval)))
-    lines += [dict(about, **line, metric=name, clips=rows["clip"].nunique()) for name, fid in sets.items() for line in fid.values()]
+    lines += [
+        dict(about, **line, metric=name, clips=rows["clip"].nunique()) for name, fid in sets.items()
+        for line in fid.values()
+    ]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 # %% ../nbs/70_evaluate.ipynb #ca2231af
@@ -211,7 +243,8 @@ def run_name(dataset: str, scale: str, method: str, variant: str, seed: int) -> 
 
 # %% ../nbs/70_evaluate.ipynb #4e51a3b3
 def stored(rows: pd.DataFrame) -> pd.DataFrame:
-    "Rows as a file keeps them, scores in single precision. What is computed from them can be computed again from the file."
+    """Rows as a file keeps them, scores in single precision. What is computed from them can be computed again from
+    the file."""
     return rows.astype({c: "float32" for c in rows if rows[c].dtype == "float64"})
 
 def save_rows(path: str | Path, rows: pd.DataFrame):

@@ -46,11 +46,30 @@ from .warp import make_grid, warp
 
 # %% ../nbs/74_figures.ipynb #d589cd53
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito
-SOURCES = ("#D81B60", "#1E88E5", "#7CB518", "#FB8C00", "#00ACC1", "#8E24AA")  # of which the first three mix to a neutral grey
+# of which the first three mix to a neutral grey
+SOURCES = ("#D81B60", "#1E88E5", "#7CB518", "#FB8C00", "#00ACC1", "#8E24AA")
 EXTRA, GREY = "#262626", "#9A9A9A"
-STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
-         "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-         "figure.dpi": 100, "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.025, "figure.constrained_layout.w_pad": 0.025, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.025,
+    "figure.constrained_layout.w_pad": 0.025,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS)
+}
 
 def colour_of(method: str) -> str:
     "The colour of a method, the same in all figures."
@@ -64,7 +83,8 @@ def marker_of(method: str) -> str:
 def legend_above(fig: Figure, lines: dict):
     "A legend over the whole figure, lines by label, in as many columns as fit its width."
     wide = 0.35 + 0.062 * max(map(len, lines), default=1)  # inches that the longest label takes
-    fig.legend(lines.values(), lines, loc="outside upper center", ncol=max(1, min(len(lines), int(fig.get_figwidth() / wide))))
+    fig.legend(lines.values(), lines, loc="outside upper center",
+               ncol=max(1, min(len(lines), int(fig.get_figwidth() / wide))))
 
 def styled(draw):
     "Decorator: `draw` runs with the style of all figures."
@@ -75,7 +95,8 @@ def styled(draw):
 
 # %% ../nbs/74_figures.ipynb #f6218243
 def show(ax, picture, title: str = "", below: str = "", frame: bool = False, **kwargs):
-    "A picture `(H, W, 3)` or `(3, H, W)` tensor on an axis without ticks, with a title and a line beneath; `frame` draws a border around it."
+    """A picture `(H, W, 3)` or `(3, H, W)` tensor on an axis without ticks, with a title and a line beneath; `frame`
+    draws a border around it."""
     if isinstance(picture, torch.Tensor): picture = to_uint8(picture.clamp(0, 1))
     ax.imshow(picture, interpolation=kwargs.pop("interpolation", "nearest"), **kwargs)
     ax.set(xticks=[], yticks=[], title=title)
@@ -97,7 +118,8 @@ class Example:
 
 # %% ../nbs/74_figures.ipynb #686e6785
 def examples(store: FrameStore, count: int, sources: int = 3, max_frames: int = 180) -> list[Example]:
-    "`count` test clips (or all, if there are fewer), evenly spread, each with its driving frame of greatest difference."
+    """`count` test clips (or all, if there are fewer), evenly spread, each with its driving frame of greatest
+    difference."""
     clips, config, found = store.split("test"), EvaluateConfig(sources=tuple(range(1, sources + 1))), []
     if not clips: raise UserError(f"{store.path}: has no test clips; prepare the data set with some")
     count = min(count, len(clips))
@@ -123,16 +145,20 @@ def redraw(model: Animator, example: Example, count: int) -> tuple[torch.Tensor,
 # %% ../nbs/74_figures.ipynb #4c31d11e
 def reconstruction_rows(models: dict[str, Animator], sources: int) -> list[list[tuple]]:
     "Two blocks of rows, (label, example -> (picture, PSNR or None)): from one source, and from several."
-    drawn = lambda method, count: lambda example: redraw(models[method] if method != "copy" else create_model("copy"), example, count)
+    drawn = lambda method, count: lambda example: redraw(models[method]
+                                                         if method != "copy" else create_model("copy"), example, count)
     given = lambda i: (f"source {i + 1}", lambda example: (example.sources[i], None))
-    one = [("source 1,\ncopied", drawn("copy", 1)), ("driving", lambda example: (example.driving, None)), *((title_of(m), drawn(m, 1)) for m in models)]
-    more = [(f"{title_of(m)},\n{n} sources", drawn(m, n)) for m, model in models.items() if model.several for n in range(2, sources + 1)]
+    one = [("source 1,\ncopied", drawn("copy", 1)), ("driving", lambda example: (example.driving, None)),
+           *((title_of(m), drawn(m, 1)) for m in models)]
+    more = [(f"{title_of(m)},\n{n} sources", drawn(m, n)) for m, model in models.items() if model.several
+            for n in range(2, sources + 1)]
     return [one, [*map(given, range(1, sources)), *more] if more else []]
 
 # %% ../nbs/74_figures.ipynb #855bf311
 @styled
 def reconstruction_figure(models: dict[str, Animator], shown: list[Example]) -> Figure:
-    "Examples in columns; in rows source, driving frame, each method from one source, and those made for several sources from more. `models` by method."
+    """Examples in columns; in rows source, driving frame, each method from one source, and those made for several
+    sources from more. `models` by method."""
     one, more = reconstruction_rows(models, len(shown[0].sources))
     rows = one + ([None] + more if more else [])  # None is a space between the blocks
     fig = Figure(figsize=(1.0 * len(shown) + 1.1, 1.12 * (len(one) + len(more)) + 0.3))
@@ -147,8 +173,10 @@ def reconstruction_figure(models: dict[str, Animator], shown: list[Example]) -> 
 
 # %% ../nbs/74_figures.ipynb #29ca8627
 def mixture(shares: torch.Tensor) -> np.ndarray:
-    "Shares `(S + 1, h, w)` as a picture `(h, w, 3)` in [0, 1]: each source in its colour, extra keys (the last) in dark grey."
-    if len(shares) - 1 > len(SOURCES): raise UserError(f"figures: {len(shares) - 1} sources, colours for {len(SOURCES)}; show fewer")
+    """Shares `(S + 1, h, w)` as a picture `(h, w, 3)` in [0, 1]: each source in its colour, extra keys (the last) in
+    dark grey."""
+    if len(shares) - 1 > len(SOURCES):
+        raise UserError(f"figures: {len(shares) - 1} sources, colours for {len(SOURCES)}; show fewer")
     colours = np.array([to_rgb(c) for c in (*SOURCES[:len(shares) - 1], EXTRA)])
     return np.einsum("shw,sc->hwc", shares.double().numpy(), colours).clip(0, 1)
 
@@ -162,7 +190,8 @@ def tint(picture: torch.Tensor, colour: str, strength: float = 0.35) -> torch.Te
 @styled
 @torch.inference_mode()
 def choice_figure(model: Animator, shown: list[Example]) -> Figure:
-    "Sources tinted by colour, driving frame, output, the map of shares, and the same laid over the output. For models that give `shares`."
+    """Sources tinted by colour, driving frame, output, the map of shares, and the same laid over the output. For
+    models that give `shares`."""
     sources = len(shown[0].sources)
     fig = Figure(figsize=(0.98 * (sources + 4), 1.14 * len(shown) + 0.2))
     axes = fig.subplots(len(shown), sources + 4, squeeze=False)
@@ -170,9 +199,11 @@ def choice_figure(model: Animator, shown: list[Example]) -> Figure:
         rendering = model.reconstruct(example.sources[None], example.driving[None], extras=True)
         output, shares = rendering.frame[0].clamp(0, 1), rendering.extras["shares"][0]
         total = shares.mean((1, 2)).tolist()
-        large = torch.nn.functional.interpolate(torch.from_numpy(mixture(shares)).movedim(-1, 0)[None].float(), output.shape[-2:], mode="nearest")[0]
+        large = torch.nn.functional.interpolate(
+            torch.from_numpy(mixture(shares)).movedim(-1, 0)[None].float(), output.shape[-2:], mode="nearest")[0]
         title = lambda text: text if number == 0 else ""
-        for i, (ax, picture) in enumerate(zip(row, example.sources)): show(ax, tint(picture, SOURCES[i]), title(f"source {i + 1}"), f"{total[i]:.0%}")
+        for i, (ax, picture) in enumerate(zip(row, example.sources)):
+            show(ax, tint(picture, SOURCES[i]), title(f"source {i + 1}"), f"{total[i]:.0%}")
         show(row[sources], example.driving, title("driving"))
         show(row[sources + 1], output, title("output"))
         show(row[sources + 2], large, title("taken from"), f"extra keys {total[-1]:.0%}")
@@ -184,58 +215,84 @@ def puppet_of(about: Clip) -> tuple[Identity, Motion]:
     "Who is in a clip of puppets, and how it moves."
     return truth_of(about.meta, about.frames)
 
-def shown_by(about: Clip, sources: list[int], targets: list[int], size: int, cells: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    "For frames `targets` of a puppet clip in `cells` (h, w): the part of each cell that frames `sources` show too `(S, N, h, w)`, and that is puppet `(N, h, w)`."
+def shown_by(about: Clip, sources: list[int], targets: list[int], size: int,
+             cells: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """For frames `targets` of a puppet clip in `cells` (h, w): the part of each cell that frames `sources` show too
+    `(S, N, h, w)`, and that is puppet `(N, h, w)`."""
     identity, motion = puppet_of(about)
     puppet = render(identity, motion[targets], size).parts > 0
-    valid = np.stack([correspondence(identity, motion, np.full(len(targets), s), np.array(targets), size)[1] for s in sources])
+    valid = np.stack(
+        [correspondence(identity, motion, np.full(len(targets), s), np.array(targets), size)[1] for s in sources])
     part = lambda of: of.reshape(*of.shape[:-2], cells[0], size // cells[0], cells[1], size // cells[1]).mean((-3, -1))
     return part(valid & puppet), part(puppet)
 
 # %% ../nbs/74_figures.ipynb #1c438cfc
-def weights_by_kind(shares: np.ndarray, part: np.ndarray, puppet: np.ndarray, sure: float = 0.75) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean weight and number of cells `(N,)` by kind, from the shares of two sources `(2, N, h, w)`: on the source that alone shows a cell (*one*), and
-    the larger of two (*both*). Shown is at least the part `sure` of a cell, hidden at most 1 - `sure`; the rest is as `shown_by` has it."""
+def weights_by_kind(shares: np.ndarray, part: np.ndarray, puppet: np.ndarray,
+                    sure: float = 0.75) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean weight and number of cells `(N,)` by kind, from the shares of two sources `(2, N, h, w)`: on the source
+    that alone shows a cell (*one*), and the larger of two (*both*). Shown is at least the part `sure` of a cell,
+    hidden at most 1 - `sure`; the rest is as `shown_by` has it."""
     shares = shares / shares.sum(0)  # extra keys left out
     shown, hidden = part >= sure, (part <= 1 - sure) & (puppet >= sure)
     def mean(weights, where):
         cells = where.sum((0, 2, 3))
         return (weights * where).sum((0, 2, 3)) / np.where(cells, cells, np.nan), cells
-    return {"one": mean(shares, shown & hidden[::-1]), "both": mean(shares.max(0, keepdims=True), shown.all(0, keepdims=True))}
+    return {
+        "one": mean(shares, shown & hidden[::-1]),
+        "both": mean(shares.max(0, keepdims=True), shown.all(0, keepdims=True))
+    }
 
 # %% ../nbs/74_figures.ipynb #1138d505
 @torch.inference_mode()
 def choice_numbers(model: Animator, store: FrameStore) -> dict:
-    "Mean weight by kind of cell (`weights_by_kind`) with its interval over the test clips, and the number of such cells; None without any. Two sources, as `evaluate` takes them."
+    """Mean weight by kind of cell (`weights_by_kind`) with its interval over the test clips, and the number of such
+    cells; None without any. Two sources, as `evaluate` takes them."""
     rows = []
     for clip in store.split("test"):
         about, frames = store.clips[clip], to_float(store.frames(clip))
         sources, targets = source_frames(2, len(frames)), scored_frames(EvaluateConfig(), len(frames))
-        shares = model.render(model.encode(frames[sources][None]), model.motion(frames[targets]), extras=True).extras["shares"][:, :2].numpy().swapaxes(0, 1)
+        shares = model.render(model.encode(frames[sources][None]), model.motion(frames[targets]),
+                              extras=True).extras["shares"][:, :2].numpy().swapaxes(0, 1)
         found = weights_by_kind(shares, *shown_by(about, sources, targets, store.size, shares.shape[-2:]))
-        rows += [pd.DataFrame(dict(clip=about.name, kind=kind, weight=weight, cells=cells)) for kind, (weight, cells) in found.items()]
+        rows += [
+            pd.DataFrame(dict(clip=about.name, kind=kind, weight=weight, cells=cells))
+            for kind, (weight, cells) in found.items()
+        ]
     numbers = {}
     for kind, part in pd.concat(rows).groupby("kind"):
         mean = bootstrap_mean(part.weight.to_numpy(), part["clip"].to_numpy(), seed=0)
-        numbers |= {kind: mean.value, f"{kind}_low": mean.low, f"{kind}_high": mean.high, f"{kind}_cells": int(part.cells.sum())}
+        numbers |= {
+            kind: mean.value,
+            f"{kind}_low": mean.low,
+            f"{kind}_high": mean.high,
+            f"{kind}_cells": int(part.cells.sum())
+        }
     return {name: None if np.isnan(value) else value for name, value in numbers.items()}
 
 # %% ../nbs/74_figures.ipynb #9e505926
 def poses() -> dict[str, Motion]:
-    "One-frame motions of the puppet, by name; the first is the rest pose with which the others are compared. Left and right are of the picture."
+    """One-frame motions of the puppet, by name; the first is the rest pose with which the others are compared. Left
+    and right are of the picture."""
     number = lambda v: np.array([v], np.float32)
     camera = {"scale": FRAMINGS["portrait"].zoom, "ty": FRAMINGS["portrait"].drop}
     rest = Motion(**{f.name: number(camera.get(f.name, 0.0)) for f in fields(Motion)})
     shut = number(1.0)
-    return {"reference": rest, "both eyes closed": replace(rest, blink_left=shut, blink_right=shut), "left eye closed": replace(rest, blink_left=shut),
-            "right eye closed": replace(rest, blink_right=shut), "mouth open": replace(rest, mouth_open=shut),
-            "turned left": replace(rest, yaw=number(-0.8)), "turned right": replace(rest, yaw=number(0.8))}
+    return {
+        "reference": rest,
+        "both eyes closed": replace(rest, blink_left=shut, blink_right=shut),
+        "left eye closed": replace(rest, blink_left=shut),
+        "right eye closed": replace(rest, blink_right=shut),
+        "mouth open": replace(rest, mouth_open=shut),
+        "turned left": replace(rest, yaw=number(-0.8)),
+        "turned right": replace(rest, yaw=number(0.8))
+    }
 
 # %% ../nbs/74_figures.ipynb #7affca95
 @styled
 @torch.inference_mode()
 def strengths_figure(model: Animator, identity: int, size: int) -> Figure:
-    "Keypoints of one puppet in several poses, sized by strength, and the strengths as bars; ticks are those of the reference."
+    """Keypoints of one puppet in several poses, sized by strength, and the strengths as bars; ticks are those of the
+    reference."""
     named = poses()
     frames = np.concatenate([render(sample_identity(identity), motion, size).frames for motion in named.values()])
     found = model.motion(to_float(frames))
@@ -246,7 +303,8 @@ def strengths_figure(model: Animator, identity: int, size: int) -> Figure:
     for name, frame, points, strengths, (top, bottom) in zip(named, frames, all_points, all_strengths, axes.T):
         show(top, frame, name)
         x, y = ((points + 1) * size / 2 - 0.5).T
-        top.scatter(x, y, s=4 + 40 * strengths, c=colours, alpha=strengths.clip(0.15, 1), edgecolors="white", linewidths=0.4)
+        top.scatter(x, y, s=4 + 40 * strengths, c=colours, alpha=strengths.clip(0.15, 1), edgecolors="white",
+                    linewidths=0.4)
         top.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
         bottom.bar(range(len(strengths)), strengths, color=colours, width=0.8)
         bottom.scatter(range(len(strengths)), all_strengths[0], marker="_", s=14, c="black", linewidths=0.8)
@@ -257,41 +315,54 @@ def strengths_figure(model: Animator, identity: int, size: int) -> Figure:
 # %% ../nbs/74_figures.ipynb #ecbfb847
 @torch.inference_mode()
 def strength_table(model: Animator, store: FrameStore, near: float = 0.25) -> pd.DataFrame:
-    """One row per keypoint and test frame of puppets: clip, keypoint, landmark, strength, visible. `near` is the greatest mean distance,
-    in half pictures, at which a keypoint counts as being on its landmark; the row of a keypoint beyond it has landmark -1."""
+    """One row per keypoint and test frame of puppets: clip, keypoint, landmark, strength, visible. `near` is the
+    greatest mean distance, in half pictures, at which a keypoint counts as being on its landmark; the row of a
+    keypoint beyond it has landmark -1."""
     clips, points, strengths, landmarks, visible = [], [], [], [], []
     for clip in store.split("test"):
         about = store.clips[clip]
         truth = render(*puppet_of(about), store.size)
         found = model.motion(to_float(store.frames(clip)))
         clips += [about.name] * about.frames
-        for into, part in zip((points, strengths, landmarks, visible), (found.points.numpy(), found.strengths.numpy(), truth.landmarks, truth.visible)): into.append(part)
+        for into, part in zip((points, strengths, landmarks, visible),
+                              (found.points.numpy(), found.strengths.numpy(), truth.landmarks, truth.visible)):
+            into.append(part)
     points, strengths, landmarks, visible = map(np.concatenate, (points, strengths, landmarks, visible))
-    distance = np.stack([np.linalg.norm(points[:, k, None] - landmarks, axis=-1).mean(0) for k in range(points.shape[1])])  # (K, L)
+    # (K, L)
+    distance = np.stack(
+        [np.linalg.norm(points[:, k, None] - landmarks, axis=-1).mean(0) for k in range(points.shape[1])])
     of = np.where(distance.min(1) <= near, distance.argmin(1), -1)
-    return pd.concat([pd.DataFrame(dict(clip=clips, keypoint=k, landmark=of[k], strength=strengths[:, k], visible=visible[:, of[k]])) for k in range(len(of))], ignore_index=True)
+    return pd.concat([
+        pd.DataFrame(dict(clip=clips, keypoint=k, landmark=of[k], strength=strengths[:, k], visible=visible[:, of[k]]))
+        for k in range(len(of))
+    ], ignore_index=True)
 
 # %% ../nbs/74_figures.ipynb #385fc135
 def strength_numbers(table: pd.DataFrame, resamples: int = 2000) -> dict:
-    "How strength goes with visibility: correlation within keypoints with its interval over clips, and mean strengths. Keypoints always or never hidden do not count."
+    """How strength goes with visibility: correlation within keypoints with its interval over clips, and mean
+    strengths. Keypoints always or never hidden do not count."""
     on = table[table.landmark >= 0]
     varied = on.groupby("keypoint").visible.transform("nunique") == 2
     used, keys = on[varied], on[varied].keypoint
-    counts = dict(keypoints=int(table.keypoint.nunique()), on_a_landmark=int(on.keypoint.nunique()), compared=int(keys.nunique()), clips=int(used["clip"].nunique()))
+    counts = dict(keypoints=int(table.keypoint.nunique()), on_a_landmark=int(on.keypoint.nunique()),
+                  compared=int(keys.nunique()), clips=int(used["clip"].nunique()))
     if used.empty: return dict(counts, correlation=None, low=None, high=None)
     s = used.strength - used.groupby(keys).strength.transform("mean")
     v = used.visible.astype(float) - used.groupby(keys).visible.transform("mean")
-    sums = pd.DataFrame(dict(sv=s * v, ss=s * s, vv=v * v)).groupby(used["clip"].to_numpy()).sum().to_numpy()  # (clips, 3)
+    # (clips, 3)
+    sums = pd.DataFrame(dict(sv=s * v, ss=s * s, vv=v * v)).groupby(used["clip"].to_numpy()).sum().to_numpy()
     correlation = lambda x: x[..., 0] / np.sqrt(x[..., 1] * x[..., 2] + 1e-12)
     drawn = rng(0, "strengths").multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples) @ sums
     low, high = np.quantile(correlation(drawn), (0.025, 0.975))
     split = used.groupby("visible").strength.mean()
-    return dict(counts, correlation=float(correlation(sums.sum(0))), low=float(low), high=float(high), strength_visible=float(split[True]), strength_hidden=float(split[False]))
+    return dict(counts, correlation=float(correlation(sums.sum(0))), low=float(low), high=float(high),
+                strength_visible=float(split[True]), strength_hidden=float(split[False]))
 
 # %% ../nbs/74_figures.ipynb #34b5ccf5
 @torch.inference_mode()
 def attention_mass(model: Animator, shown: list[Example], queries: int = 1024) -> np.ndarray:
-    "Cumulative weight of the largest keys, `(rows, N)`: rows are output cells of the driving frames, at most `queries` of each."
+    """Cumulative weight of the largest keys, `(rows, N)`: rows are output cells of the driving frames, at most
+    `queries` of each."""
     rows = []
     for example in shown:
         source, motion = model.encode(example.sources[None]), model.motion(example.driving[None])
@@ -316,32 +387,46 @@ def top_k_psnr(model: Animator, shown: list[Example]) -> dict[int | None, np.nda
 
 # %% ../nbs/74_figures.ipynb #6dbb6bd5
 def sparsity_numbers(mass: np.ndarray, scores: dict[int | None, np.ndarray]) -> dict:
-    "Keys that hold 90 % of the weight (mean and median over rows, and as a share of all keys), PSNR by number of keys used, and what 8 keys add to it; intervals over the clips shown, each of which has as many rows."
+    """Keys that hold 90 % of the weight (mean and median over rows, and as a share of all keys), PSNR by number of
+    keys used, and what 8 keys add to it; intervals over the clips shown, each of which has as many rows."""
     needed, C = (mass < 0.9).sum(1) + 1, len(scores[None])
-    over_clips = lambda name, values: dict(zip((name, f"{name}_low", f"{name}_high"), astuple(bootstrap_mean(values, np.arange(C), seed=0))))
-    return dict(keys_for_90_percent=float(needed.mean()), keys_for_90_percent_median=float(np.median(needed)), keys=int(mass.shape[1]), rows=len(mass), clips=C,
-                **over_clips("share", needed.reshape(C, -1).mean(1) / mass.shape[1]), **over_clips("psnr_8_less_all", scores[8] - scores[None]),
-                psnr_full=float(scores[None].mean()), **{f"psnr_top_{k}": float(v.mean()) for k, v in scores.items() if k})
+    over_clips = lambda name, values: dict(
+        zip((name, f"{name}_low", f"{name}_high"), astuple(bootstrap_mean(values, np.arange(C), seed=0))))
+    return dict(keys_for_90_percent=float(needed.mean()), keys_for_90_percent_median=float(np.median(needed)),
+                keys=int(mass.shape[1]), rows=len(mass), clips=C,
+                **over_clips("share",
+                             needed.reshape(C, -1).mean(1) / mass.shape[1]),
+                **over_clips("psnr_8_less_all", scores[8] - scores[None]), psnr_full=float(scores[None].mean()), **{
+                    f"psnr_top_{k}": float(v.mean())
+                    for k, v in scores.items() if k
+                })
 
 # %% ../nbs/74_figures.ipynb #b83c43ef
 @styled
 def sparsity_figure(mass: np.ndarray, scores: dict[int | None, np.ndarray]) -> Figure:
-    "Cumulative attention against number of keys (mean, and the middle 80 % of rows), and PSNR against the keys used per row."
+    """Cumulative attention against number of keys (mean, and the middle 80 % of rows), and PSNR against the keys
+    used per row."""
     fig = Figure(figsize=(6.2, 2.2))
     left, right = fig.subplots(1, 2)
     keys = np.arange(1, mass.shape[1] + 1)
-    left.fill_between(keys, *np.quantile(mass, (0.1, 0.9), axis=0), color=COLOURS[0], alpha=0.2, lw=0, label="middle 80 % of output cells")
+    left.fill_between(keys, *np.quantile(mass, (0.1, 0.9), axis=0), color=COLOURS[0], alpha=0.2, lw=0,
+                      label="middle 80 % of output cells")
     left.plot(keys, mass.mean(0), color=COLOURS[0], label="mean")
     left.axhline(0.9, color=GREY, lw=0.6, ls=":")
-    left.set(xscale="log", xlabel=f"keys, of {len(keys)}", ylabel="attention held", ylim=(0, 1.02)); left.legend(loc="lower right")
+    left.set(xscale="log", xlabel=f"keys, of {len(keys)}", ylabel="attention held", ylim=(0, 1.02))
+    left.legend(loc="lower right")
     ks = [k for k in scores if k]
     right.plot(range(len(ks)), [scores[k].mean() for k in ks], "o-", ms=3, color=COLOURS[0])
     right.axhline(scores[None].mean(), color=GREY, lw=0.8, ls="--", label="all keys")
-    right.set(xticks=range(len(ks)), xlabel="keys used per row", ylabel="PSNR (dB)"); right.set_xticklabels(ks); right.legend()
+    right.set(xticks=range(len(ks)), xlabel="keys used per row", ylabel="PSNR (dB)")
+    right.set_xticklabels(ks)
+    right.legend()
     return fig
 
 # %% ../nbs/74_figures.ipynb #869ea4fb
-MAPS = ("#262626", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#ffd92f")  # background, and ten more
+# background, and ten more
+MAPS = ("#262626", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22",
+        "#ffd92f")
 
 def map_colour(i: int) -> str:
     "Colour of map i; 0 is the background. From the eleventh on they repeat."
@@ -372,18 +457,22 @@ def blending(models: dict[str, Animator], example: Example) -> dict[str, Animato
 # %% ../nbs/74_figures.ipynb #168bc868
 @styled
 def contributions_figure(models: dict[str, Animator], shown: list[Example], most: int = 11) -> Figure:
-    "The driving frame, over it all contributions but the background's in one picture, and each alone (the `most` largest). Rows are methods, for each example. `models` by method."
-    lines = [(example, method, look_inside(models[method], example).extras["contributions"][0]) for method in models for example in shown]
+    """The driving frame, over it all contributions but the background's in one picture, and each alone (the `most`
+    largest). Rows are methods, for each example. `models` by method."""
+    lines = [(example, method, look_inside(models[method], example).extras["contributions"][0]) for method in models
+             for example in shown]
     width = 2 + min(most, max(len(shares) for *_, shares in lines))
     fig = Figure(figsize=(0.8 * width + 0.6, 1.04 * len(lines) + 0.2))
     for row, (example, method, shares) in zip(fig.subplots(len(lines), width, squeeze=False), lines):
         large, mean = enlarged(shares, example.driving), shares.mean((1, 2))
         chosen = sorted(mean.argsort(descending=True)[:most].tolist())
         show(row[0], example.driving, "driving")
-        show(row[1], painted(example.driving, large[1:], [map_colour(i) for i in range(1, len(large))]), f"maps 1 to {len(large) - 1}")
+        show(row[1], painted(example.driving, large[1:], [map_colour(i) for i in range(1, len(large))]),
+             f"maps 1 to {len(large) - 1}")
         row_label(row[0], title_of(method))
         for ax, i in zip(row[2:], chosen):
-            show(ax, painted(example.driving, large[i:i + 1], [map_colour(i)]), f"map {i}" if i else "background", f"{mean[i]:.0%}")
+            show(ax, painted(example.driving, large[i:i + 1], [map_colour(i)]), f"map {i}" if i else "background",
+                 f"{mean[i]:.0%}")
             ax.title.set_color(map_colour(i))
         for ax in row[2 + len(chosen):]: ax.axis("off")
     return fig
@@ -397,7 +486,8 @@ def masks_of(extras: dict[str, torch.Tensor]) -> dict[tuple[int, int], torch.Ten
 # %% ../nbs/74_figures.ipynb #8436dad9
 @styled
 def masks_figure(models: dict[str, Animator], shown: list[Example]) -> Figure:
-    "Source, driving frame, the masks at every resolution, the warped source, and the frame (after TPSMM, Fig. 7). For each example, rows are methods. `models` by method."
+    """Source, driving frame, the masks at every resolution, the warped source, and the frame (after TPSMM, Fig. 7).
+    For each example, rows are methods. `models` by method."""
     lines = [(example, method, look_inside(models[method], example)) for example in shown for method in models]
     sizes = sorted({size for *_, rendering in lines for size in masks_of(rendering.extras)})
     titles = {(h, w): f"mask {w} × {h}" for h, w in sizes}  # each is written once, above the first mask of its size
@@ -408,16 +498,21 @@ def masks_figure(models: dict[str, Animator], shown: list[Example]) -> Figure:
         warped = warp(example.sources[:1], rendering.extras["flow"])[0]
         show(row[0], example.sources[0], title("source")); show(row[1], example.driving, title("driving"))
         for ax, size in zip(row[2:], sizes):
-            if size in masks: show(ax, masks[size].numpy(), titles.pop(size, ""), f"mean {masks[size].mean():.2f}", frame=True, cmap="gray", vmin=0, vmax=1)
+            if size in masks:
+                show(ax, masks[size].numpy(), titles.pop(size, ""), f"mean {masks[size].mean():.2f}", frame=True,
+                     cmap="gray", vmin=0, vmax=1)
             else: ax.axis("off")
-        show(row[-2], warped, title("warped source")); show(row[-1], rendering.frame[0], title("frame"), f"{psnr(rendering.frame, example.driving[None]).item():.1f} dB")
+        show(row[-2], warped, title("warped source"))
+        show(row[-1], rendering.frame[0], title("frame"),
+             f"{psnr(rendering.frame, example.driving[None]).item():.1f} dB")
         row_label(row[0], title_of(method))
     return fig
 
 # %% ../nbs/74_figures.ipynb #de7e42ed
 @torch.inference_mode()
 def candidates(model: Animator, example: Example) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "The K + 1 maps `(K + 1, H, W, 2)` of an example in this project's convention, and the keypoints of source and driving frame, `(K, n, 2)` each."
+    """The K + 1 maps `(K + 1, H, W, 2)` of an example in this project's convention, and the keypoints of source and
+    driving frame, `(K, n, 2)` each."""
     source, motion = model.encode(example.sources[None, :1]), model.motion(example.driving[None])
     height, width = example.driving.shape[-2:]
     maps, there, here = model.candidates(source, motion, height, width)
@@ -430,7 +525,8 @@ def pixels(points: torch.Tensor, height: int, width: int) -> np.ndarray:
     return ((points + 1) * points.new_tensor([width, height]) / 2 - 0.5).numpy()
 
 def draw_lattice(ax, where: torch.Tensor, shares: torch.Tensor, colours: np.ndarray, lines: int = 17):
-    "Draws a lattice of `lines` × `lines` lines that a map `where (H, W, 2)` moves. `shares (H, W)` is the strength and `colours (H, W, 3)` the colour of each piece."
+    """Draws a lattice of `lines` × `lines` lines that a map `where (H, W, 2)` moves. `shares (H, W)` is the strength
+    and `colours (H, W, 3)` the colour of each piece."""
     height, width = shares.shape
     places, ink = pixels(where, height, width), np.concatenate([colours, shares.numpy()[..., None]], -1)
     for swap, n in ((False, height), (True, width)):
@@ -442,23 +538,30 @@ def draw_lattice(ax, where: torch.Tensor, shares: torch.Tensor, colours: np.ndar
 
 # %% ../nbs/74_figures.ipynb #d120fb2f
 def largest_maps(shares: torch.Tensor, most: int) -> list[int]:
-    "The at most `most` maps, the background aside, of greatest share in `(K + 1, H, W)`, in order; none of less than a hundredth."
+    """The at most `most` maps, the background aside, of greatest share in `(K + 1, H, W)`, in order; none of less
+    than a hundredth."""
     mean = shares.mean((1, 2))
     return sorted(i for i in (1 + mean[1:].argsort(descending=True)[:most]).tolist() if mean[i] >= 0.01)
 
 @styled
 def grid_figure(models: dict[str, Animator], shown: list[Example], most: int = 3) -> Figure:
-    "Source and driving frame with keypoints, and over the source the lattice moved by the background, by the `most` maps of greatest share, and by the blended flow. `models` by method."
-    lines = [(example, method, look_inside(model, example).extras) for method, model in models.items() for example in shown]
+    """Source and driving frame with keypoints, and over the source the lattice moved by the background, by the
+    `most` maps of greatest share, and by the blended flow. `models` by method."""
+    lines = [(example, method, look_inside(model, example).extras) for method, model in models.items()
+             for example in shown]
     width = 4 + max(len(largest_maps(extras["contributions"][0], most)) for *_, extras in lines)
     fig = Figure(figsize=(1.3 * width + 0.6, 1.62 * len(lines) + 0.1))
     for row, (example, method, extras) in zip(fig.subplots(len(lines), width, squeeze=False), lines):
         maps, there, here = candidates(models[method], example)
         shares, size = enlarged(extras["contributions"][0], example.driving), example.driving.shape[-2:]
-        chosen, ink = largest_maps(extras["contributions"][0], most), np.array([to_rgb(map_colour(i)) for i in range(len(shares))])
-        for ax, picture, points, title in ((row[0], example.sources[0], there, "source"), (row[1], example.driving, here, "driving")):
+        chosen, ink = largest_maps(extras["contributions"][0],
+                                   most), np.array([to_rgb(map_colour(i)) for i in range(len(shares))])
+        for ax, picture, points, title in ((row[0], example.sources[0], there, "source"), (row[1], example.driving,
+                                                                                           here, "driving")):
             show(ax, picture, title)
-            for i in chosen: ax.scatter(*pixels(points[i - 1], *size).T, s=9, color=map_colour(i), edgecolors="white", linewidths=0.5, clip_on=False)
+            for i in chosen:
+                ax.scatter(*pixels(points[i - 1], *size).T, s=9, color=map_colour(i), edgecolors="white",
+                           linewidths=0.5, clip_on=False)
         pale = 0.45 + 0.55 * example.sources[0].mean(0, keepdim=True).expand(3, -1, -1)
         for ax, i in zip(row[2:], [0, *chosen]):
             show(ax, pale, f"map {i}" if i else "background", f"{shares[i].mean():.0%} of the frame", frame=True)
@@ -482,15 +585,18 @@ STEPS = (-2, -1, 0, 1, 2)
 
 @styled
 @torch.inference_mode()
-def directions_figure(model: Animator, example: Example, spread: torch.Tensor, most: int = 5, names: dict[int, str] | None = None) -> Figure:
-    "The first source of an example moved along the `most` directions of greatest `spread (M)`, in steps of the greatest (LIA, Fig. 6). `names`: what to write beneath the number of a direction, from 1."
+def directions_figure(model: Animator, example: Example, spread: torch.Tensor, most: int = 5,
+                      names: dict[int, str] | None = None) -> Figure:
+    """The first source of an example moved along the `most` directions of greatest `spread (M)`, in steps of the
+    greatest (LIA, Fig. 6). `names`: what to write beneath the number of a direction, from 1."""
     source, steps = model.encode(example.sources[None, :1]), torch.tensor(STEPS) * spread.max()
     chosen = spread.argsort(descending=True)[:most].tolist()
     fig = Figure(figsize=(0.98 * (len(steps) + 1) + 0.7, 1.1 * len(chosen) + 0.2))
     for number, (row, i) in enumerate(zip(fig.subplots(len(chosen), len(steps) + 1, squeeze=False), chosen)):
         title, walk = lambda text: text if number == 0 else "", direction_sweep(source.magnitudes[0, 0], i, steps)
         show(row[0], example.sources[0], title("source"))
-        for ax, step, frame in zip(row[1:], steps.tolist(), model.render(source, lia.Motion(walk)).frame): show(ax, frame, title(f"{step:+.1f}" if step else "redrawn"))
+        for ax, step, frame in zip(row[1:], steps.tolist(), model.render(source, lia.Motion(walk)).frame):
+            show(ax, frame, title(f"{step:+.1f}" if step else "redrawn"))
         row_label(row[0], f"$d_{{{i + 1}}}$\n{(names or {}).get(i + 1, '')}".strip())
     return fig
 
@@ -508,27 +614,36 @@ def reference_figure(model: Animator, shown: list[Example], poses: int = 6) -> F
     fig = Figure(figsize=(0.98 * poses + 0.8, 2.05 * len(shown)))
     for part, example in zip(fig.subfigures(len(shown), 1, squeeze=False)[:, 0], shown):
         frames = example.frames[torch.linspace(0, len(example.frames) - 1, poses).long()]
-        for row, label, pictures in zip(part.subplots(2, poses), ("source", "reference"), (frames, references(model, frames))):
+        for row, label, pictures in zip(part.subplots(2, poses), ("source", "reference"),
+                                        (frames, references(model, frames))):
             for ax, picture in zip(row, pictures): show(ax, picture)
             row_label(row[0], label)
     return fig
 
 # %% ../nbs/74_figures.ipynb #a1eae2cc
 def reference_numbers(model: Animator, store: FrameStore, every: int = 4) -> dict:
-    """How far pictures of a test clip are from their mean, in levels: sources, references, and the ratio of the two with its interval over clips. `between_...`:
-    the same for the means of the clips."""
+    """How far pictures of a test clip are from their mean, in levels: sources, references, and the ratio of the two
+    with its interval over clips. `between_...`: the same for the means of the clips."""
     apart, means = {"sources": [], "references": []}, {"sources": [], "references": []}
     for clip in store.split("test"):
         frames = to_float(store.frames(clip, range(0, store.clips[clip].frames, every)))
         for name, pictures in (("sources", frames), ("references", references(model, frames))):
-            apart[name].append(255 * (pictures - pictures.mean(0)).abs().mean().item()); means[name].append(pictures.mean(0))
-    between = {f"between_{k}": 255 * (torch.stack(v) - torch.stack(v).mean(0)).abs().mean().item() for k, v in means.items()}
+            apart[name].append(255 * (pictures - pictures.mean(0)).abs().mean().item())
+            means[name].append(pictures.mean(0))
+    between = {
+        f"between_{k}": 255 * (torch.stack(v) - torch.stack(v).mean(0)).abs().mean().item()
+        for k, v in means.items()
+    }
     ratio = bootstrap_mean(np.divide(apart["references"], apart["sources"]), np.arange(len(means["sources"])), seed=0)
-    return dict(ratio=ratio.value, low=ratio.low, high=ratio.high, clips=ratio.clips, **{k: float(np.mean(v)) for k, v in apart.items()}, **between)
+    return dict(ratio=ratio.value, low=ratio.low, high=ratio.high, clips=ratio.clips, **{
+        k: float(np.mean(v))
+        for k, v in apart.items()
+    }, **between)
 
 # %% ../nbs/74_figures.ipynb #fbec6f81
 def flow_colours(where: torch.Tensor, longest: float) -> np.ndarray:
-    "A map `(H, W, 2)` as a picture `(H, W, 3)`: hue is the direction of the displacement, saturation its length, full at `longest` half pictures."
+    """A map `(H, W, 2)` as a picture `(H, W, 3)`: hue is the direction of the displacement, saturation its length,
+    full at `longest` half pictures."""
     moved = (where - make_grid(*where.shape[:2])).numpy()
     length = np.linalg.norm(moved, axis=-1) / max(longest, 1e-9)
     hue = np.arctan2(moved[..., 1], moved[..., 0]) / (2 * np.pi) % 1
@@ -538,8 +653,10 @@ def flow_colours(where: torch.Tensor, longest: float) -> np.ndarray:
 @styled
 @torch.inference_mode()
 def levels_figure(model: Animator, shown: list[Example]) -> Figure:
-    "For each example two rows: source, flow of each level, source warped by the last; and driving frame, mask of each level, frame."
-    lines = [(example, *model.paint(model.encode(example.sources[None, :1]), model.motion(example.driving[None]))) for example in shown]
+    """For each example two rows: source, flow of each level, source warped by the last; and driving frame, mask of
+    each level, frame."""
+    lines = [(example, *model.paint(model.encode(example.sources[None, :1]), model.motion(example.driving[None])))
+             for example in shown]
     wide = len(lines[0][2]) + 2
     fig = Figure(figsize=(1.02 * wide, 2.4 * len(shown)))
     axes = fig.subplots(2 * len(shown), wide, squeeze=False)
@@ -548,22 +665,30 @@ def levels_figure(model: Animator, shown: list[Example]) -> Figure:
         lengths = [(flow[0] - make_grid(*flow.shape[1:3])).norm(dim=-1) for flow, _ in found]
         show(top[0], example.sources[0], "source"); show(bottom[0], example.driving, "driving")
         for a, b, (flow, mask), length in zip(top[1:], bottom[1:], found, lengths):
-            show(a, flow_colours(flow[0], max(l.max() for l in lengths).item()), f"flow {flow.shape[2]} × {flow.shape[1]}", f"to {length.max() * example.driving.shape[-1] / 2:.1f} px", frame=True)
-            show(b, mask[0, 0].numpy(), f"mask {mask.shape[3]} × {mask.shape[2]}", f"mean {mask.mean():.2f}", frame=True, cmap="gray", vmin=0, vmax=1)
-        show(top[-1], warp(example.sources[:1], found[-1][0])[0], "warped source"); show(bottom[-1], frame[0], "frame", f"{psnr(frame.clamp(0, 1), example.driving[None]).item():.1f} dB")
+            show(a, flow_colours(flow[0],
+                                 max(l.max() for l in lengths).item()), f"flow {flow.shape[2]} × {flow.shape[1]}",
+                 f"to {length.max() * example.driving.shape[-1] / 2:.1f} px", frame=True)
+            show(b, mask[0, 0].numpy(), f"mask {mask.shape[3]} × {mask.shape[2]}", f"mean {mask.mean():.2f}",
+                 frame=True, cmap="gray", vmin=0, vmax=1)
+        show(top[-1], warp(example.sources[:1], found[-1][0])[0], "warped source")
+        show(bottom[-1], frame[0], "frame", f"{psnr(frame.clamp(0, 1), example.driving[None]).item():.1f} dB")
     return fig
 
 # %% ../nbs/74_figures.ipynb #43541ebb
 def r2_panel(ax, probes: dict[str, Probe], kind: str, title: str):
-    "R² of each target of a kind with its interval: a mark per method, and hollow ones for LIA's appearance code and its random projections among traits."
-    lines = [(m, code) for m, p in probes.items() for code in (["motion", "random", "appearance"] if kind == "identity" and m == "lia" else ["motion"])]
+    """R² of each target of a kind with its interval: a mark per method, and hollow ones for LIA's appearance code
+    and its random projections among traits."""
+    lines = [(m, code) for m, p in probes.items()
+             for code in (["motion", "random", "appearance"] if kind == "identity" and m == "lia" else ["motion"])]
     marks = {"motion": ("", ""), "random": ("x", ", random projections"), "appearance": ("s", ", appearance code")}
     for i, (method, code) in enumerate(lines):
         rows = probes[method].scores.query("kind == @kind and code == @code").reset_index(drop=True)
         y, value = rows.index + 0.62 * ((i + 0.5) / len(lines) - 0.5), rows.value.clip(lower=-0.05)
         mark, more = marks[code]
-        ax.errorbar(value, y, xerr=[(value - rows.low.clip(lower=-0.05)).clip(lower=0), (rows.high - value).clip(lower=0)], fmt=mark or marker_of(method), ms=3, lw=0.7, color=colour_of(method),
-                    mfc="white" if code == "appearance" else None, label=title_of(method) + more)
+        ax.errorbar(value, y, xerr=[(value - rows.low.clip(lower=-0.05)).clip(lower=0),
+                                    (rows.high - value).clip(lower=0)], fmt=mark or marker_of(method), ms=3, lw=0.7,
+                    color=colour_of(method), mfc="white" if code == "appearance" else None,
+                    label=title_of(method) + more)
     ax.set(xlim=(-0.06, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="R²", title=title, yticks=range(len(rows)))
     ax.set_yticklabels([t.replace("_", " ") for t in rows.target])
     for y in range(1, len(rows)): ax.axhline(y - 0.5, color=GREY, lw=0.3, alpha=0.5)
@@ -572,10 +697,14 @@ def r2_panel(ax, probes: dict[str, Probe], kind: str, title: str):
 def heat_panel(ax, probe: Probe):
     "Absolute correlations of LIA's directions, those of greatest spread first, with the parameters."
     table = probe.directions.sort_values("spread", ascending=False)
-    picture = ax.imshow(table.drop(columns="spread").abs(), cmap="magma", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    picture = ax.imshow(
+        table.drop(columns="spread").abs(), cmap="magma", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     share = table.spread ** 2 / (table.spread ** 2).sum()
-    ax.set(title=f"LIA: directions (|r|, by chance to {probe.chance:.2f})", ylabel="direction, and its share of variance", xticks=range(len(table.columns) - 1), yticks=range(len(table)))
-    ax.set_xticklabels([c.replace("_", " ") for c in table.columns[:-1]], rotation=60, ha="right", rotation_mode="anchor")
+    ax.set(title=f"LIA: directions (|r|, by chance to {probe.chance:.2f})",
+           ylabel="direction, and its share of variance", xticks=range(len(table.columns) - 1),
+           yticks=range(len(table)))
+    ax.set_xticklabels([c.replace("_", " ") for c in table.columns[:-1]], rotation=60, ha="right",
+                       rotation_mode="anchor")
     ax.set_yticklabels([f"$d_{{{i}}}$  {s:.0%}" for i, s in share.items()], fontsize=6)
     ax.figure.colorbar(picture, ax=ax, shrink=0.6, pad=0.02).outline.set_visible(False)
 
@@ -595,14 +724,20 @@ def probe_figure(probes: dict[str, Probe]) -> Figure:
 
 # %% ../nbs/74_figures.ipynb #a2f9649a
 def probe_numbers(probes: dict[str, Probe]) -> dict:
-    "R² as `<method>_<code>_<target>` with `_low` and `_high`; of each motion code the level of chance, the concentration, and the numbers whose strongest correlation is beyond chance."
+    """R² as `<method>_<code>_<target>` with `_low` and `_high`; of each motion code the level of chance, the
+    concentration, and the numbers whose strongest correlation is beyond chance."""
     found = dict(clips=int(max(p.scores.clips.max() for p in probes.values())))
     for method, p in probes.items():
         for r in p.scores.itertuples():
             key = f"{method}_{r.code}_{r.target.replace(' ', '_')}"
             found |= {key: r.value, f"{key}_low": r.low, f"{key}_high": r.high}
         strongest = p.directions.drop(columns="spread").abs().max(axis=1)
-        found |= {f"{method}_chance": p.chance, f"{method}_concentration": concentration(p.directions), f"{method}_beyond_chance": int((strongest > p.chance).sum()), f"{method}_numbers": len(strongest)}
+        found |= {
+            f"{method}_chance": p.chance,
+            f"{method}_concentration": concentration(p.directions),
+            f"{method}_beyond_chance": int((strongest > p.chance).sum()),
+            f"{method}_numbers": len(strongest)
+        }
     return found
 
 # %% ../nbs/74_figures.ipynb #2d4c56cb
@@ -622,10 +757,12 @@ def jitter_panel(ax, scores: pd.DataFrame, copy: pd.DataFrame):
     "Jitter from one source, a line per run with its interval. Tables as `scores.csv` has them."
     lines = scores[(scores.metric == "jitter") & (scores.sources == 1)].reset_index(drop=True)
     for y, line in lines.iterrows():
-        ax.errorbar(line.value, y, xerr=[[line.value - line.low], [line.high - line.value]], fmt=marker_of(line.method), ms=4, capsize=2, color=colour_of(line.method))
+        ax.errorbar(line.value, y, xerr=[[line.value - line.low], [line.high - line.value]], fmt=marker_of(line.method),
+                    ms=4, capsize=2, color=colour_of(line.method))
     for value in copy[copy.metric == "jitter"].value[:1]:
         ax.axvline(value, color=GREY, ls="--", lw=0.8)
-        ax.annotate("copy", (value, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points", color=GREY, fontsize=7)
+        ax.annotate("copy", (value, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
+                    color=GREY, fontsize=7)
     names = [title_of(m) + f", seed {s}" * (lines.seed.nunique() > 1) for m, s in zip(lines.method, lines.seed)]
     ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), title="all test clips", xlabel="jitter (levels) ↓")
     ax.set_yticklabels(names)
@@ -634,25 +771,35 @@ def jitter_panel(ax, scores: pd.DataFrame, copy: pd.DataFrame):
 
 # %% ../nbs/74_figures.ipynb #64a2e4a1
 @styled
-def continuity_figure(models: dict[str, Animator], shown: list[Example], scores: pd.DataFrame, copy: pd.DataFrame) -> Figure:
-    "One column of pixels over time: truth and each method from one source, by example; at the right the jitter of all test clips. `models` by method."
+def continuity_figure(models: dict[str, Animator], shown: list[Example], scores: pd.DataFrame,
+                      copy: pd.DataFrame) -> Figure:
+    """One column of pixels over time: truth and each method from one source, by example; at the right the jitter of
+    all test clips. `models` by method."""
     fig = Figure(figsize=(1.3 * (2 + len(models)) + 2.4, 1.5 * len(shown) + 0.2))
     left, right = fig.subfigures(1, 2, width_ratios=(1.3 * (2 + len(models)), 2.4))
     for number, (row, example) in enumerate(zip(left.subplots(len(shown), 2 + len(models), squeeze=False), shown)):
         x, title = busiest_column(example.frames), lambda text: text if number == 0 else ""
         show(row[0], example.driving, title("clip"))
         row[0].axvline(x, color="white", lw=1.6); row[0].axvline(x, color="black", lw=0.7)
-        slices = {"truth": (example.frames[1:], None), **{title_of(m): redraw_clip(model, example) for m, model in models.items()}}
+        slices = {
+            "truth": (example.frames[1:], None),
+            **{
+                title_of(m): redraw_clip(model, example)
+                for m, model in models.items()
+            }
+        }
         for ax, (name, (frames, score)) in zip(row[1:], slices.items()):
             picture = frames[..., x].permute(1, 2, 0)  # (3, H, T)
-            show(ax, picture, title(name), "time →" if score is None else f"jitter {score:.2f}", aspect=picture.shape[2] / picture.shape[1])
+            show(ax, picture, title(name), "time →" if score is None else f"jitter {score:.2f}",
+                 aspect=picture.shape[2] / picture.shape[1])
     jitter_panel(right.subplots(), scores, copy)
     return fig
 
 # %% ../nbs/74_figures.ipynb #10d9ab5b
 @styled
 def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
-    "Each loss term against the step, one line per run, by (method, seed), smoothed over a twentieth of it; faint is the raw curve."
+    """Each loss term against the step, one line per run, by (method, seed), smoothed over a twentieth of it; faint
+    is the raw curve."""
     terms = list(dict.fromkeys(c for curve in curves.values() for c in curve if c != "step"))
     wide = min(3, len(terms))
     fig = Figure(figsize=(2.5 * wide, 2.0 * math.ceil(len(terms) / wide) + 0.3))
@@ -663,8 +810,11 @@ def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
             if term not in curve: continue
             look = dict(color=colour_of(method), ls=("-", "--", ":", "-.")[seeds.index(seed) % 4])
             ax.plot(curve.step, curve[term], color=look["color"], alpha=0.25, lw=0.6)
-            ax.plot(curve.step, curve[term].rolling(max(1, len(curve) // 20), min_periods=1).mean(), **look, label=title_of(method) + f", seed {seed}" * (len(seeds) > 1))
-        ax.set(title=term, xlabel="step", yscale="log" if min(c[term].min() for c in curves.values() if term in c) > 0 else "linear")
+            ax.plot(curve.step, curve[term].rolling(max(1,
+                                                        len(curve) // 20), min_periods=1).mean(), **look,
+                    label=title_of(method) + f", seed {seed}" * (len(seeds) > 1))
+        ax.set(title=term, xlabel="step",
+               yscale="log" if min(c[term].min() for c in curves.values() if term in c) > 0 else "linear")
         if ax.get_yscale() == "log":  # the ticks of a log axis as plain numbers
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             ax.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
@@ -679,7 +829,8 @@ SOURCE_METRICS = {"psnr": "PSNR (dB) ↑", "l1": "L1 ↓", "lpips": "LPIPS ↓",
 
 @styled
 def sources_figure(scores: pd.DataFrame, copy: pd.DataFrame) -> Figure:
-    "The metrics of IW's Table 2 that were measured against the number of sources, one line per method and seed. Tables as `scores.csv` has them."
+    """The metrics of IW's Table 2 that were measured against the number of sources, one line per method and seed.
+    Tables as `scores.csv` has them."""
     metrics, seeds = [m for m in SOURCE_METRICS if m in set(scores.metric)], scores.seed.nunique()
     fig = Figure(figsize=(max(3.4, 1.95 * len(metrics)), 2.3))
     axes = fig.subplots(1, len(metrics), squeeze=False)[0]
@@ -687,16 +838,19 @@ def sources_figure(scores: pd.DataFrame, copy: pd.DataFrame) -> Figure:
         lines = scores[scores.metric == metric].groupby(["method", "seed"], sort=False)
         for i, ((method, seed), line) in enumerate(lines):
             away = 0.06 * (i - (len(lines) - 1) / 2)  # so that intervals do not hide each other
-            ax.errorbar(line.sources + away, line.value, yerr=[line.value - line.low, line.high - line.value], fmt=f"{marker_of(method)}-", ms=3, capsize=2, lw=1,
-                        color=colour_of(method), label=title_of(method) + f", seed {seed}" * (seeds > 1))
-        for value in copy[copy.metric == metric].value[:1]: ax.axhline(value, color=GREY, ls="--", lw=0.8, label=title_of("copy"))
+            ax.errorbar(line.sources + away, line.value, yerr=[line.value - line.low, line.high - line.value],
+                        fmt=f"{marker_of(method)}-", ms=3, capsize=2, lw=1, color=colour_of(method),
+                        label=title_of(method) + f", seed {seed}" * (seeds > 1))
+        for value in copy[copy.metric == metric].value[:1]:
+            ax.axhline(value, color=GREY, ls="--", lw=0.8, label=title_of("copy"))
         ax.set(xlabel="sources", title=SOURCE_METRICS[metric], xticks=sorted(set(scores.sources)))
     legend_above(fig, dict(zip(*axes[0].get_legend_handles_labels()[::-1])))
     return fig
 
 # %% ../nbs/74_figures.ipynb #d8636021
 def pose_gaps(store: FrameStore) -> pd.DataFrame:
-    "For each frame of the test puppets the mean distance of the landmarks from those of the clip's first frame, in pixels: clip, frame, gap."
+    """For each frame of the test puppets the mean distance of the landmarks from those of the clip's first frame, in
+    pixels: clip, frame, gap."""
     tables = []
     for clip in store.split("test"):
         about = store.clips[clip]
@@ -709,8 +863,10 @@ def pose_gaps(store: FrameStore) -> pd.DataFrame:
 QUARTERS = ("nearest", "near", "far", "farthest")
 
 def by_gap(rows: dict[str, pd.DataFrame], gaps: pd.DataFrame) -> pd.DataFrame:
-    "Scores from one source of each method (`rows`: as `evaluate` gives them), by frame, with the gap of the frame and its quarter among all frames scored."
-    one = pd.concat([part[part.sources == 1].dropna(subset="psnr").assign(method=method) for method, part in rows.items()])
+    """Scores from one source of each method (`rows`: as `evaluate` gives them), by frame, with the gap of the frame
+    and its quarter among all frames scored."""
+    one = pd.concat(
+        [part[part.sources == 1].dropna(subset="psnr").assign(method=method) for method, part in rows.items()])
     found = one.merge(gaps, on=["clip", "frame"], validate="many_to_one")
     ranks = found[["clip", "frame", "gap"]].drop_duplicates()
     ranks["quarter"] = pd.qcut(ranks.gap.rank(method="first"), 4, labels=QUARTERS)
@@ -718,7 +874,8 @@ def by_gap(rows: dict[str, pd.DataFrame], gaps: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/74_figures.ipynb #5a0b7385
 def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", resamples: int = 2000) -> dict:
-    "PSNR and AKD of `method` less those of `than`: mean over the nearest and the farthest quarter of frames, and how much the second exceeds the first, with intervals over clips."
+    """PSNR and AKD of `method` less those of `than`: mean over the nearest and the farthest quarter of frames, and
+    how much the second exceeds the first, with intervals over clips."""
     found = {}
     for metric in [m for m in ("psnr", "akd") if m in table]:
         wide = table.pivot(index=["clip", "frame", "quarter"], columns="method", values=metric).reset_index()
@@ -726,25 +883,41 @@ def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", 
         parts = wide.groupby(["clip", "quarter"], observed=False).lead.agg(["sum", "count"]).unstack()
         drawn = rng(0, "gap").multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=resamples)
         with np.errstate(invalid="ignore"):  # few clips: a draw may hold no frame of a quarter
-            means = {q: [w @ parts["sum", q].to_numpy() / (w @ parts["count", q].to_numpy()) for w in (np.ones(len(parts)), drawn)] for q in (QUARTERS[0], QUARTERS[-1])}
+            means = {
+                q: [
+                    w @ parts["sum", q].to_numpy() / (w @ parts["count", q].to_numpy())
+                    for w in (np.ones(len(parts)), drawn)
+                ]
+                for q in (QUARTERS[0], QUARTERS[-1])
+            }
         means["growth"] = [far - near for near, far in zip(*means.values())]
         for name, (value, spread) in means.items():
             low, high = np.nanquantile(spread, (0.025, 0.975))
-            found |= {f"{metric}_{name}": float(value), f"{metric}_{name}_low": float(low), f"{metric}_{name}_high": float(high)}
+            found |= {
+                f"{metric}_{name}": float(value),
+                f"{metric}_{name}_low": float(low),
+                f"{metric}_{name}_high": float(high)
+            }
     return found
 
 # %% ../nbs/74_figures.ipynb #f92e1716
 @styled
 def gap_figure(table: pd.DataFrame) -> Figure:
-    "PSNR, and AKD where it was measured, against the gap in pose: per method the mean of each quarter of frames with its interval. `table` of `by_gap`."
+    """PSNR, and AKD where it was measured, against the gap in pose: per method the mean of each quarter of frames
+    with its interval. `table` of `by_gap`."""
     metrics = [m for m in ("psnr", "akd") if m in table]
     fig = Figure(figsize=(2.6 * len(metrics) + 0.4, 2.5))
     for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics):
         for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
             quarters = rows.groupby("quarter", observed=True)
-            means = pd.DataFrame([bootstrap_mean(q[metric].to_numpy(), q["clip"].to_numpy(), seed=0, weighting="frame") for _, q in quarters])
+            means = pd.DataFrame([
+                bootstrap_mean(q[metric].to_numpy(), q["clip"].to_numpy(), seed=0, weighting="frame")
+                for _, q in quarters
+            ])
             look = dict(color=GREY, ls="--") if method == "copy" else dict(color=colour_of(method), ls="-")
-            ax.errorbar(quarters.gap.mean() + 0.05 * i, means.value, yerr=[means.value - means.low, means.high - means.value], marker=marker_of(method), ms=3, capsize=2, lw=1, label=title_of(method), **look)
+            ax.errorbar(quarters.gap.mean() + 0.05 * i, means.value,
+                        yerr=[means.value - means.low, means.high - means.value], marker=marker_of(method), ms=3,
+                        capsize=2, lw=1, label=title_of(method), **look)
         ax.set(xlabel="gap to the source (pixels)", title=SOURCE_METRICS[metric])
     legend_above(fig, dict(zip(*fig.axes[0].get_legend_handles_labels()[::-1])))
     return fig
@@ -753,7 +926,8 @@ def gap_figure(table: pd.DataFrame) -> Figure:
 CELL, HEAD, GAP = 128, 28, 4  # pixels: side of a picture, height of its label, space between
 
 def cell(picture: torch.Tensor, label: str, side: int = CELL) -> np.ndarray:
-    "A picture `(3, H, W)` enlarged to the cell and its label of one or two lines above it, uint8 `(HEAD + CELL, side + GAP, 3)`."
+    """A picture `(3, H, W)` enlarged to the cell and its label of one or two lines above it, uint8 `(HEAD + CELL,
+    side + GAP, 3)`."""
     canvas = Image.new("RGB", (side + GAP, HEAD + CELL), "white")
     image = Image.fromarray(to_uint8(picture.clamp(0, 1)))
     canvas.paste(image.resize((side, side), Image.Resampling.BICUBIC), (GAP // 2, HEAD))
@@ -770,40 +944,64 @@ def still_cells(sources: torch.Tensor) -> np.ndarray:
     if n == 0: return first
     side = (CELL - GAP * (n - 1)) // n if n > 1 else CELL // 2
     beside = np.full((HEAD + CELL, side + GAP, 3), 255, np.uint8)
-    for i, source in enumerate(sources[1:]): beside[HEAD + i * (side + GAP):][:side] = cell(source, "", side)[HEAD:HEAD + side]
+    for i, source in enumerate(sources[1:]):
+        beside[HEAD + i * (side + GAP):][:side] = cell(source, "", side)[HEAD:HEAD + side]
     return np.concatenate([first, beside], 1)
 
 def rows_of(sources: torch.Tensor, moving: dict[str, torch.Tensor]) -> np.ndarray:
     "A row of the animation, uint8 `(T, h, w, 3)`: the sources, and videos `(T, 3, H, W)` by label."
     still = still_cells(sources)
-    return np.stack([np.concatenate([still, *(cell(frame, label) for label, frame in zip(moving, frames))], 1) for frames in zip(*moving.values())])
+    return np.stack([
+        np.concatenate([still, *(cell(frame, label) for label, frame in zip(moving, frames))], 1)
+        for frames in zip(*moving.values())
+    ])
 
 # %% ../nbs/74_figures.ipynb #1f69b109
 def performed(model: Animator, sources: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
     "What the subject of sources `(S, 3, H, W)` does when it is driven by another's frames `(T, 3, H, W)`."
     mode = "avd" if "avd" in model.modes else "absolute"
     source, start = model.encode(sources[None]), model.motion(driving[:1])
-    return torch.cat([model.render(source, model.transfer(source, model.motion(part), start, mode)).frame for part in driving.split(16)])
+    return torch.cat([
+        model.render(source, model.transfer(source, model.motion(part), start, mode)).frame
+        for part in driving.split(16)
+    ])
 
 @torch.inference_mode()
 def animation(models: dict[str, Animator], store: FrameStore, puppets: bool, sources: int = 3) -> np.ndarray:
-    "Frames of the animation, uint8 `(T, h, w, 3)`: the first test clip redrawn and, for puppets, doing what the second one does. `models` by method."
+    """Frames of the animation, uint8 `(T, h, w, 3)`: the first test clip redrawn and, for puppets, doing what the
+    second one does. `models` by method."""
     clips, T = store.split("test"), min(store.clips[c].frames for c in store.split("test")[:2])
     frames, driver = (to_float(store.frames(c, range(min(T, 64)))) for c in (clips[0], clips[1 % len(clips)]))
     count = {method: sources if model.several else 1 for method, model in models.items()}
     given = {method: frames[source_frames(n, len(frames))] for method, n in count.items()}
     chosen = max(given.values(), key=len)
     label = lambda method: f"{title_of(method)}\n{count[method]} source{'s' * (count[method] > 1)}"
-    rows = [rows_of(chosen, {"driving": frames, "truth\nthe driving video": frames} | {label(m): frames_of(model, given[m], frames) for m, model in models.items()})]
+    rows = [
+        rows_of(chosen, {
+            "driving": frames,
+            "truth\nthe driving video": frames
+        } | {
+            label(m): frames_of(model, given[m], frames)
+            for m, model in models.items()
+        })
+    ]
     if puppets:
         (identity, _), (_, motion) = (truth_of(store.clips[clips[i % len(clips)]].meta, len(driver)) for i in (0, 1))
         truth = to_float(render(identity, motion, store.size).frames)
-        rows.append(rows_of(chosen, {"driving": driver, "truth\nno model sees it": truth} | {label(m): performed(model, given[m], driver) for m, model in models.items()}))
+        rows.append(
+            rows_of(chosen, {
+                "driving": driver,
+                "truth\nno model sees it": truth
+            } | {
+                label(m): performed(model, given[m], driver)
+                for m, model in models.items()
+            }))
     return np.concatenate(rows, 1)
 
 # %% ../nbs/74_figures.ipynb #dd40210a
 def held(frames: np.ndarray, tolerance: int) -> np.ndarray:
-    "Frames `(T, h, w, 3)` in which a pixel changes only when it has moved from its last value by more than `tolerance` levels."
+    """Frames `(T, h, w, 3)` in which a pixel changes only when it has moved from its last value by more than
+    `tolerance` levels."""
     kept = [frames[0]]
     for frame in frames[1:]:
         moved = np.abs(frame.astype(int) - kept[-1]).max(-1, keepdims=True) > tolerance
@@ -811,26 +1009,32 @@ def held(frames: np.ndarray, tolerance: int) -> np.ndarray:
     return np.stack(kept)
 
 def save_gif(path: str | Path, frames: np.ndarray, fps: float = 12, limit: int = 1_400_000):
-    "Writes frames `(T, h, w, 3)` as a GIF that loops, with the largest palette that stays under `limit` bytes (the smallest, if none does)."
+    """Writes frames `(T, h, w, 3)` as a GIF that loops, with the largest palette that stays under `limit` bytes (the
+    smallest, if none does)."""
     # One palette, made from frames across the clip, and white; no dithering, which would shimmer.
     some = Image.fromarray(np.concatenate(frames[::max(1, len(frames) // 8)]))
     for colours, tolerance in ((254, 4), (192, 8), (128, 10), (96, 12), (64, 16), (32, 16)):
         palette = some.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         palette.putpalette(palette.getpalette()[:3 * colours] + [255] * 3)
-        images = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in held(frames, tolerance)]
+        images = [
+            Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in held(frames, tolerance)
+        ]
         with write_atomic(path) as temp:
             # GIF counts time in hundredths of a second.
-            images[0].save(temp, save_all=True, append_images=images[1:], duration=round(100 / fps) * 10, loop=0, optimize=True, disposal=1)
+            images[0].save(temp, save_all=True, append_images=images[1:], duration=round(100 / fps) * 10, loop=0,
+                           optimize=True, disposal=1)
         if Path(path).stat().st_size <= limit: return
 
 # %% ../nbs/74_figures.ipynb #29fb10e5
 def save_figure(path: Path, fig: Figure):
     "Writes a figure as PNG at 150 dpi, whole or not at all."
-    with write_atomic(path) as temp, matplotlib.rc_context(STYLE): fig.savefig(temp, dpi=150, bbox_inches="tight", pad_inches=0.04, metadata={"Software": None})
+    with write_atomic(path) as temp, matplotlib.rc_context(STYLE):
+        fig.savefig(temp, dpi=150, bbox_inches="tight", pad_inches=0.04, metadata={"Software": None})
 
 # %% ../nbs/74_figures.ipynb #9bd49281
 def scored(root: Path, dataset: str, method: str, seed: int, name: str) -> Path:
-    "A file that `animrepro evaluate` wrote for a run: `scores.csv` or `rows.parquet`. Raises `UserError` where it is missing."
+    """A file that `animrepro evaluate` wrote for a run: `scores.csv` or `rows.parquet`. Raises `UserError` where it
+    is missing."""
     file = root / "results" / "run" / "evaluate" / f"{dataset}-{method}-{seed}" / name
     if not file.exists(): raise UserError(f"{file}: no such scores; run `animrepro evaluate` first")
     return file
@@ -841,7 +1045,8 @@ def read_scores(root: Path, dataset: str, runs: list[tuple[str, int]]) -> pd.Dat
 
 # %% ../nbs/74_figures.ipynb #20c7a9a6
 def attention_figures(model: Animator, store: FrameStore, shown: list[Example], puppets: bool, save, numbers):
-    "Figures of what only attention over keypoints has: choice, sparsity, strengths. `save` and `numbers` take a name and what to write."
+    """Figures of what only attention over keypoints has: choice, sparsity, strengths. `save` and `numbers` take a
+    name and what to write."""
     save("choice", choice_figure(model, shown[::2]))
     mass, scores = attention_mass(model, shown), top_k_psnr(model, shown)
     save("sparsity", sparsity_figure(mass, scores))
@@ -853,7 +1058,8 @@ def attention_figures(model: Animator, store: FrameStore, shown: list[Example], 
 
 # %% ../nbs/74_figures.ipynb #1b645908
 def blending_figures(models: dict[str, Animator], shown: list[Example], save):
-    "Figures of what only models that blend maps have: contributions, masks, lattices. `save` takes a name and a figure. Nothing, if there are none."
+    """Figures of what only models that blend maps have: contributions, masks, lattices. `save` takes a name and a
+    figure. Nothing, if there are none."""
     models = blending(models, shown[0])
     if not models: return
     save("contributions", contributions_figure(models, shown[::3]))
@@ -863,7 +1069,8 @@ def blending_figures(models: dict[str, Animator], shown: list[Example], save):
 
 # %% ../nbs/74_figures.ipynb #f8553182
 def lia_figures(model: Animator, store: FrameStore, shown: list[Example], probed: Probe | None, save, numbers):
-    "Figures of what only LIA has: walks, reference pictures, levels; and how far its directions are from orthonormal. `probed` names directions, where the truth is known."
+    """Figures of what only LIA has: walks, reference pictures, levels; and how far its directions are from
+    orthonormal. `probed` names directions, where the truth is known."""
     names = {}
     if probed:
         r = probed.directions.drop(columns="spread").abs()
@@ -871,14 +1078,16 @@ def lia_figures(model: Animator, store: FrameStore, shown: list[Example], probed
     if model.config.dictionary != "none":
         save("directions", directions_figure(model, shown[0], spread_of(model, shown), names=names))
         d = model.dictionary.directions().detach()
-        numbers("dictionary", dict(deviation=(d.T @ d - torch.eye(d.shape[1])).abs().max().item(), directions=d.shape[1]))
+        numbers("dictionary", dict(deviation=(d.T @ d - torch.eye(d.shape[1])).abs().max().item(),
+                                   directions=d.shape[1]))
     save("references", reference_figure(model, shown[::2]))
     numbers("references", reference_numbers(model, store))
     save("levels", levels_figure(model, shown[::3]))
 
 # %% ../nbs/74_figures.ipynb #c25597bc
 def trained_models(folder: Path, dataset: str, methods: list[str], seed: int) -> dict[str, Animator]:
-    "The models of a data set that were trained, by method, in the order of `methods`. Raises `UserError` if there is none."
+    """The models of a data set that were trained, by method, in the order of `methods`. Raises `UserError` if there
+    is none."""
     paths = {method: folder / f"{dataset}-{method}-{seed}" / "weights.safetensors" for method in methods}
     found = {method: load_weights(path) for method, path in paths.items() if path.exists()}
     if not found: raise UserError(f"{folder}: has no weights for {dataset}; run `animrepro train` first")
@@ -886,9 +1095,11 @@ def trained_models(folder: Path, dataset: str, methods: list[str], seed: int) ->
 
 # %% ../nbs/74_figures.ipynb #61884e7f
 def write_figures(root: str | Path):
-    "Draws the figures of this run into `results/run/figures`. `root` is the project's folder. Raises `UserError` where weights or scores are missing."
+    """Draws the figures of this run into `results/run/figures`. `root` is the project's folder. Raises `UserError`
+    where weights or scores are missing."""
     root = Path(root)
-    run, out, trained = load_params(root / "params.yaml").run, root / "results" / "run" / "figures", root / "results" / "run" / "train"
+    run, out, trained = load_params(
+        root / "params.yaml").run, root / "results" / "run" / "figures", root / "results" / "run" / "train"
     for dataset in run.datasets:
         file = root / "data" / f"{dataset}.zip"
         store, puppets = FrameStore(file), prepared(file).entry["kind"] == "puppets"
@@ -901,15 +1112,24 @@ def write_figures(root: str | Path):
         save("reconstruction", reconstruction_figure(models, shown))
         save("sources", sources_figure(scores, copy))
         save("continuity", continuity_figure(models, shown[::2], scores, copy))
-        save("curves", curves_figure({(m, s): pd.read_csv(trained / f"{dataset}-{m}-{s}" / "curve.csv") for m, s in runs}))
+        save("curves",
+             curves_figure({
+                 (m, s): pd.read_csv(trained / f"{dataset}-{m}-{s}" / "curve.csv")
+                 for m, s in runs
+             }))
         save_gif(out / f"{dataset}_animation.gif", animation(models, store, puppets))
         blending_figures(models, shown, save)
         probes = {method: probe(model, store) for method, model in models.items()} if puppets else {}
         if puppets:
             seeds = dict.fromkeys(models, run.seeds[0]) | {"copy": 0}
-            table = by_gap({method: pd.read_parquet(scored(root, dataset, method, seed, "rows.parquet")) for method, seed in seeds.items()}, pose_gaps(store))
+            table = by_gap(
+                {
+                    method: pd.read_parquet(scored(root, dataset, method, seed, "rows.parquet"))
+                    for method, seed in seeds.items()
+                }, pose_gaps(store))
             save("gap", gap_figure(table))
             if {"tpsmm", "fomm"} <= models.keys(): numbers("gap", gap_numbers(table))
         if probes: save("probe", probe_figure(probes)); numbers("probe", probe_numbers(probes))
         if "lia" in models: lia_figures(models["lia"], store, shown, probes.get("lia"), save, numbers)
-        if "implicit_warping" in models: attention_figures(models["implicit_warping"], store, shown, puppets, save, numbers)
+        if "implicit_warping" in models:
+            attention_figures(models["implicit_warping"], store, shown, puppets, save, numbers)

@@ -87,10 +87,15 @@ def on_ray(run: Callable, tasks: list, address: str, cpus: float, gpus: float, r
     ray = need_package("ray", "animrepro[cluster]")
     try: ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as e:
-        raise UserError(f"--on ray://{address}: no cluster answers; name the address that `ray start --head` printed, and set RAY_AUTH_MODE=token where it asks for a token") from e
+        raise UserError(
+            f"--on ray://{address}: no cluster answers; name the address that `ray start --head` printed, and set"
+            " RAY_AUTH_MODE=token where it asks for a token"
+        ) from e
     try:
-        holds_one = lambda n: n["Alive"] and n["Resources"].get("CPU", 0) >= cpus and n["Resources"].get("GPU", 0) >= gpus
-        if not any(map(holds_one, ray.nodes())): print(f"waiting: no node has {cpus} CPUs and {gpus} GPUs yet", file=sys.stderr)
+        holds_one = lambda n: n["Alive"] and n["Resources"].get("CPU", 0) >= cpus and n["Resources"].get("GPU", 0
+                                                                                                         ) >= gpus
+        if not any(map(holds_one, ray.nodes())):
+            print(f"waiting: no node has {cpus} CPUs and {gpus} GPUs yet", file=sys.stderr)
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(run)
         running = {remote.remote(task): task for task in tasks}
         while running:
@@ -103,15 +108,16 @@ def on_ray(run: Callable, tasks: list, address: str, cpus: float, gpus: float, r
 # %% ../nbs/81_grid.ipynb #d03aaa05
 @dataclass(frozen=True)
 class Where:
-    """Where tasks run, and what each may use: in `jobs` processes of this machine (0: as many as `cpus` allow), or `on` `ray` or
-    `ray://HOST:PORT`. `UserError` for another engine."""
+    """Where tasks run, and what each may use: in `jobs` processes of this machine (0: as many as `cpus` allow), or
+    `on` `ray` or `ray://HOST:PORT`. `UserError` for another engine."""
     on: str = ""
     cpus: int = 1
     gpus: float = 0
     jobs: int = 0
 
     def __post_init__(self):
-        if not re.fullmatch("|ray(://.*)?", self.on): raise UserError(f"--on {self.on}: unknown; write ray, or ray:// and an address")
+        if not re.fullmatch("|ray(://.*)?", self.on):
+            raise UserError(f"--on {self.on}: unknown; write ray, or ray:// and an address")
 
 def run_all(run: Callable, tasks: list, where: Where) -> dict[str, str]:
     "Runs tasks and prints a line as each ends. Gives what went wrong, by the name of the task."
@@ -125,7 +131,11 @@ def run_all(run: Callable, tasks: list, where: Where) -> dict[str, str]:
 
 def check_all_done(problems: dict[str, str], count: int):
     "Raises a `UserError` if any of `count` tasks failed."
-    if problems: raise UserError(f"{len(problems)} of {count} runs failed, first {next(iter(problems.values()))}; call again to run what is missing")
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {count} runs failed, first {next(iter(problems.values()))}; call again to run what is"
+            " missing"
+        )
 
 # %% ../nbs/81_grid.ipynb #b6cde52f
 def point_name(values: dict[str, str]) -> str:
@@ -140,8 +150,10 @@ def collect(out: Path, names: list[str]) -> pd.DataFrame:
     return scores
 
 # %% ../nbs/81_grid.ipynb #32c45482
-def run_grid(notebook: str | Path, out: str | Path, grid: list[str], fixed: dict[str, str], where: Where = Where()) -> pd.DataFrame:
-    "Runs a notebook for all combinations of `grid` and gives the scores of all; `UserError` at the end if a run failed."
+def run_grid(notebook: str | Path, out: str | Path, grid: list[str], fixed: dict[str, str],
+             where: Where = Where()) -> pd.DataFrame:
+    """Runs a notebook for all combinations of `grid` and gives the scores of all; `UserError` at the end if a run
+    failed."""
     out, points, mark = Path(out).resolve(), parse_grid(notebook, grid, fixed), code_mark(notebook)
     folders = [out / point_name(p) for p in points]
     notebook, here = str(Path(notebook).resolve()), os.getcwd()
@@ -166,14 +178,17 @@ def chains(names: list[str], place: str | Path, threads: int = 1) -> list[Chain]
     "Stages of DVC as tasks that do not wait for one another. `UserError` for a name that is no stage."
     import networkx as nx
     from dvc.repo import Repo
-    address = lambda stage: f"{os.path.relpath(stage.path, place)}:{stage.name}".removeprefix("dvc.yaml:")  # as `dvc stage list` has it
+    # as `dvc stage list` has it
+    address = lambda stage: f"{os.path.relpath(stage.path, place)}:{stage.name}".removeprefix("dvc.yaml:")
     with Repo(place) as repo: graph = nx.relabel_nodes(repo.index.graph, address)
     for name in names:
         if name not in graph: raise unknown_key(name, list(graph), "dvc.yaml")
     named = graph.subgraph(names)
-    order = list(nx.lexicographical_topological_sort(named.reverse(), key=names.index))  # an edge goes from a stage to what it needs
+    # an edge goes from a stage to what it needs
+    order = list(nx.lexicographical_topological_sort(named.reverse(), key=names.index))
     groups = nx.weakly_connected_components(named)
-    return sorted((Chain(tuple(s for s in order if s in g), threads, str(place)) for g in groups), key=lambda c: names.index(c.stages[0]))
+    return sorted((Chain(tuple(s for s in order if s in g), threads, str(place)) for g in groups),
+                  key=lambda c: names.index(c.stages[0]))
 
 # %% ../nbs/81_grid.ipynb #f1411004
 def run_chain(chain: Chain) -> tuple[str, float]:

@@ -13,7 +13,12 @@ from .blocks import conv, doubled, norm
 from .inference import merge
 
 # %% ../nbs/23_hourglass.ipynb #8808d253
-NORMS = {"batch": nn.BatchNorm2d, "instance": lambda width: nn.InstanceNorm2d(width, affine=True), "group": norm, "none": lambda width: nn.Identity()}
+NORMS = {
+    "batch": nn.BatchNorm2d,
+    "instance": lambda width: nn.InstanceNorm2d(width, affine=True),
+    "group": norm,
+    "none": lambda width: nn.Identity()
+}
 
 # %% ../nbs/23_hourglass.ipynb #036871a5
 class SameBlock(nn.Module):
@@ -34,20 +39,28 @@ class PoolBlock(SameBlock):
     def forward(self, x: torch.Tensor) -> torch.Tensor: return F.avg_pool2d(super().forward(x), 2)
 
 # %% ../nbs/23_hourglass.ipynb #82718ce4
-FOLDED_FROM = {True: 1024, False: 64}  # coarse pixels in a batch from which sums of weights pay: made anew for each call, or at hand
+# coarse pixels in a batch from which sums of weights pay: made anew for each call, or at hand
+FOLDED_FROM = {True: 1024, False: 64}
 
 def grow_kernel(weight: torch.Tensor) -> torch.Tensor:
-    "What weights `(outputs, inputs, 3, 3)` on the fine grid are on the coarse one, for the four fine pixels of a cell: `(4 · outputs, inputs, 2, 2)`."
-    def halves(w, dim):  # the first fine row sees the coarse row before its own by one weight and its own by two, the second the other way round
+    """What weights `(outputs, inputs, 3, 3)` on the fine grid are on the coarse one, for the four fine pixels of a
+    cell: `(4 · outputs, inputs, 2, 2)`."""
+    # the first fine row sees the coarse row before its own by one weight and its own by two, the second the other way
+    # round
+    def halves(w, dim):
         before, at, behind = w.unbind(dim)
         return torch.stack([before, at + behind], dim), torch.stack([before + at, behind], dim)
     return torch.cat([part for rows in halves(weight, 2) for part in halves(rows, 3)])
 
-def grow_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel: torch.Tensor | None = None) -> torch.Tensor:
-    "The 3 × 3 convolution `weight (outputs, inputs, 3, 3)` of `x (B, inputs, H, W)` upsampled to 2H × 2W by nearest neighbours. `kernel` is `grow_kernel` of the weights, if at hand."
+def grow_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
+              kernel: torch.Tensor | None = None) -> torch.Tensor:
+    """The 3 × 3 convolution `weight (outputs, inputs, 3, 3)` of `x (B, inputs, H, W)` upsampled to 2H × 2W by
+    nearest neighbours. `kernel` is `grow_kernel` of the weights, if at hand."""
     b, _, h, w = x.shape
-    if b * h * w < FOLDED_FROM[kernel is None]: return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
-    y = F.conv2d(x, grow_kernel(weight) if kernel is None else kernel, bias.repeat(4), padding=1)  # one row and one column more than x
+    if b * h * w < FOLDED_FROM[kernel is None]:
+        return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    # one row and one column more than x
+    y = F.conv2d(x, grow_kernel(weight) if kernel is None else kernel, bias.repeat(4), padding=1)
     parts = [part[..., i // 2:i // 2 + h, i % 2:i % 2 + w].permute(0, 2, 3, 1) for i, part in enumerate(y.chunk(4, 1))]
     rows = [torch.stack(pair, 3).flatten(2, 3) for pair in (parts[:2], parts[2:])]  # (B, h, 2w, outputs)
     return torch.stack(rows, 2).flatten(1, 2).permute(0, 3, 1, 2)
@@ -56,7 +69,8 @@ class GrowBlock(SameBlock):
     "`(B, inputs, H, W)` to `(B, outputs, 2H, 2W)`: nearest upsampling, convolution, normalisation, ReLU."
     kernel = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return F.relu(self.norm(grow_conv(x, self.conv.weight, self.conv.bias, self.kernel)))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.norm(grow_conv(x, self.conv.weight, self.conv.bias, self.kernel)))
 
     def fuse(self):
         "For inference: also the sums of weights."
@@ -94,12 +108,15 @@ def up_blocks(widths: list[int], norm: str) -> list[nn.Module]:
 
 # %% ../nbs/23_hourglass.ipynb #f86cec53
 class Hourglass(nn.Module):
-    "`(B, inputs, H, W)` to a list of decoder levels, coarse to fine; the last is `(B, self.channels[-1], H, W)`. H and W must be multiples of 2**levels."
+    """`(B, inputs, H, W)` to a list of decoder levels, coarse to fine; the last is `(B, self.channels[-1], H, W)`. H
+    and W must be multiples of 2**levels."""
     def __init__(self, inputs: int, width: int, levels: int, ceiling: int, norm: str):
         super().__init__()
         widths = doubled(width, ceiling, levels)
-        self.down = nn.ModuleList(PoolBlock(inputs if i == 0 else widths[i], widths[i + 1], norm) for i in range(levels))
-        self.up = nn.ModuleList(GrowBlock(widths[i + 1] * (1 if i == levels - 1 else 2), widths[i], norm) for i in reversed(range(levels)))
+        self.down = nn.ModuleList(
+            PoolBlock(inputs if i == 0 else widths[i], widths[i + 1], norm) for i in range(levels))
+        self.up = nn.ModuleList(
+            GrowBlock(widths[i + 1] * (1 if i == levels - 1 else 2), widths[i], norm) for i in reversed(range(levels)))
         self.channels = [2 * widths[i] for i in range(levels - 1, 0, -1)] + [widths[0] + inputs]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -113,7 +130,8 @@ class Hourglass(nn.Module):
 
 # %% ../nbs/23_hourglass.ipynb #cc6e04eb
 class Downsample(nn.Module):
-    "Pictures `(B, 3, H, W)` blurred and sampled at every `step`-th pixel, as in the code of FOMM: `(B, 3, H/step, W/step)`."
+    """Pictures `(B, 3, H, W)` blurred and sampled at every `step`-th pixel, as in the code of FOMM: `(B, 3, H/step,
+    W/step)`."""
     def __init__(self, step: int):
         super().__init__()
         self.step, spread = step, (step - 1) / 2

@@ -16,7 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 # %% ../nbs/34_inference.ipynb #f70fc344
 @functools.cache
 def keep_memory() -> bool:
-    "Lets this process keep the memory that it frees, for the next layer. False where the C library knows no such setting."
+    """Lets this process keep the memory that it frees, for the next layer. False where the C library knows no such
+    setting."""
     try: setting = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return False
     trim, mmap = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h of glibc
@@ -27,17 +28,22 @@ POINTS = (0, 1, -1, 2, -2)  # where polynomials are evaluated; the last point is
 
 @functools.cache
 def winograd(m: int, r: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "The matrices A `(m, n)`, G `(n, r)` and B `(n, n)` with n = m + r - 1, float64: `m` outputs of a correlation with `r` weights from n products."
+    """The matrices A `(m, n)`, G `(n, r)` and B `(n, n)` with n = m + r - 1, float64: `m` outputs of a correlation
+    with `r` weights from n products."""
     n = m + r - 1
-    def values(terms): return torch.tensor([[float(Fraction(p) ** i) for i in range(terms)] for p in POINTS[:n - 1]] + [[0.0] * (terms - 1) + [1.0]], dtype=torch.float64)
+    def values(terms):
+        return torch.tensor([[float(Fraction(p)**i) for i in range(terms)]
+                             for p in POINTS[:n - 1]] + [[0.0] * (terms - 1) + [1.0]], dtype=torch.float64)
     return values(m).T, values(r), torch.linalg.inv(values(n)).T
 
 # %% ../nbs/34_inference.ipynb #7305073c
 FEWEST_CHANNELS, FEWEST_PIXELS = 128, 256
-STRIP = 256  # tiles at once: enough for the products to run at full speed, few enough to be in the cache when they are read again
+# tiles at once: enough for the products to run at full speed, few enough to be in the cache when they are read again
+STRIP = 256
 
 class FewProducts(nn.Module):
-    "The convolution of `(B, inputs, H, W)` by `weight (outputs, inputs, 3, 3)`, same size, in tiles of 4 × 4. On a GPU, in half precision and on small maps torch's own."
+    """The convolution of `(B, inputs, H, W)` by `weight (outputs, inputs, 3, 3)`, same size, in tiles of 4 × 4. On a
+    GPU, in half precision and on small maps torch's own."""
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
         super().__init__()
         self.weight, self.bias = weight, bias
@@ -63,7 +69,8 @@ class FewProducts(nn.Module):
     def _strip(self, tiles: torch.Tensor, to: torch.Tensor):
         "Tiles `(rows, 6, 6, across, inputs)` to outputs `(rows, 4, across, 4, outputs)`, in place."
         inputs, outputs = self.spread.shape[1:]
-        products = torch.bmm((self.into @ tiles.permute(1, 2, 0, 3, 4).reshape(36, -1)).view(36, -1, inputs), self.spread)
+        products = torch.bmm((self.into @ tiles.permute(1, 2, 0, 3, 4).reshape(36, -1)).view(36, -1, inputs),
+                             self.spread)
         found, to = (self.back @ products.view(36, -1)).view(4, 4, len(tiles), -1, outputs), to.permute(1, 3, 0, 2, 4)
         to.copy_(found) if self.bias is None else torch.add(found, self.bias, out=to)
 
@@ -84,7 +91,8 @@ class PictureNorm(nn.Module):
 
 # %% ../nbs/34_inference.ipynb #4ea8b00a
 def merge(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
-    "A convolution and the normalisation behind it; with batch statistics of training, one convolution that does both, and nothing."
+    """A convolution and the normalisation behind it; with batch statistics of training, one convolution that does
+    both, and nothing."""
     return (fuse_conv_bn_eval(conv, norm), nn.Identity()) if isinstance(norm, nn.BatchNorm2d) else (conv, norm)
 
 def quicker(layer: nn.Module) -> nn.Module:

@@ -16,7 +16,8 @@ from .stats import Interval, smallest_effect
 # %% ../nbs/72_judge.ipynb #ed30a1dc
 @dataclass
 class Rule:
-    "One bound for a value. `tolerance`: by how much a new run may differ from a record of a single seed and still repeat it."
+    """One bound for a value. `tolerance`: by how much a new run may differ from a record of a single seed and still
+    repeat it."""
     tolerance: float
     above: float | None = None
     below: float | None = None
@@ -24,14 +25,21 @@ class Rule:
     at_most: float | None = None
 
     def __post_init__(self):
-        if len(self.bounds()) != 1: raise UserError("claims.yaml: a rule has exactly one of above, below, at_least, at_most; give one")
+        if len(self.bounds()) != 1:
+            raise UserError("claims.yaml: a rule has exactly one of above, below, at_least, at_most; give one")
 
-    def bounds(self) -> dict[str, float]: return {k: v for k in ("above", "below", "at_least", "at_most") if (v := getattr(self, k)) is not None}
+    def bounds(self) -> dict[str, float]:
+        return {k: v for k in ("above", "below", "at_least", "at_most") if (v := getattr(self, k)) is not None}
 
     def met(self, value: float) -> bool:
         "Whether a value keeps the bound."
         (kind, bound), = self.bounds().items()
-        return bool({"above": value > bound, "below": value < bound, "at_least": value >= bound, "at_most": value <= bound}[kind])
+        return bool({
+            "above": value > bound,
+            "below": value < bound,
+            "at_least": value >= bound,
+            "at_most": value <= bound
+        }[kind])
 
 # %% ../nbs/72_judge.ipynb #1955929b
 MIN_CLIPS = 5  # of fewer, resampling says nothing
@@ -56,19 +64,22 @@ def combine(parts: Iterable[str]) -> str:
 # %% ../nbs/72_judge.ipynb #6560ad72
 def power(value: Interval, digits: int = 2) -> str:
     "The smallest effect that the design of an interval could see, in words."
-    return "no interval" if np.isnan(value.high - value.low) else f"an effect of {smallest_effect(value):.{digits}g} could be seen"
+    return "no interval" if np.isnan(value.high
+                                     - value.low) else f"an effect of {smallest_effect(value):.{digits}g} could be seen"
 
 # %% ../nbs/72_judge.ipynb #a7304239
 NO_BETTER_THAN_COPY = "the base does not beat copying"
 
 def beats_copy(over_copy: Interval | None) -> str:
-    "Empty where a base beats the copy of the source, of which `over_copy` is its gain in PSNR; else the reason why nothing is tested on it."
+    """Empty where a base beats the copy of the source, of which `over_copy` is its gain in PSNR; else the reason why
+    nothing is tested on it."""
     if over_copy is None: return "no copy of the source was scored beside these runs"
     return "" if over_copy.low > 0 else f"{NO_BETTER_THAN_COPY} ({over_copy.value:+.2f} dB)"
 
 # %% ../nbs/72_judge.ipynb #fe424ad0
 def spread_tolerance(record: list[float], run: list[float], alone: float) -> float:
-    "By how much the mean of `run` may differ from that of `record`, both one value per seed; `alone` where the record has one seed."
+    """By how much the mean of `run` may differ from that of `record`, both one value per seed; `alone` where the
+    record has one seed."""
     if len(record) < 2 or not run: return alone
     from scipy.stats import t as student  # slow to import
     return float(student.ppf(0.975, len(record) - 1) * np.std(record, ddof=1) * np.sqrt(1 / len(record) + 1 / len(run)))

@@ -22,17 +22,21 @@ def normalised(heatmaps: torch.Tensor) -> torch.Tensor:
 @exact
 def soft_argmax(heatmaps: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     "Mean position `(B, K, 2)` of normalised heatmaps `(B, K, H, W)`, (x, y) in [-1, 1]."
-    return torch.einsum("bkhw,hwc->bkc", heatmaps, make_grid(*heatmaps.shape[-2:], align_corners, heatmaps.dtype).to(heatmaps.device))
+    return torch.einsum("bkhw,hwc->bkc", heatmaps,
+                        make_grid(*heatmaps.shape[-2:], align_corners, heatmaps.dtype).to(heatmaps.device))
 
 # %% ../nbs/26_keypoints.ipynb #3c2be949
-def gaussian_maps(points: torch.Tensor, height: int, width: int, variance: float | torch.Tensor, align_corners: bool = False) -> torch.Tensor:
-    "A Gaussian of height 1 at each point: `(B, K, 2)` to `(B, K, H, W)`. `variance` is in squared units of [-1, 1], or covariances `(B, K, 2, 2)`."
+def gaussian_maps(points: torch.Tensor, height: int, width: int, variance: float | torch.Tensor,
+                  align_corners: bool = False) -> torch.Tensor:
+    """A Gaussian of height 1 at each point: `(B, K, 2)` to `(B, K, H, W)`. `variance` is in squared units of [-1,
+    1], or covariances `(B, K, 2, 2)`."""
     grid = make_grid(height, width, align_corners, points.dtype).to(points.device)
     if isinstance(variance, torch.Tensor):
         distance = grid - points[:, :, None, None]
         return (-0.5 * torch.einsum("bkhwi,bkij,bkhwj->bkhw", distance, torch.linalg.inv(variance), distance)).exp()
     # A round Gaussian is one of x times one of y: H + W exponentials, not H W.
-    x, y = ((-0.5 * (axis - at[..., None]).square() / variance).exp() for axis, at in zip((grid[0, :, 0], grid[:, 0, 1]), points.unbind(-1)))
+    x, y = ((-0.5 * (axis - at[..., None]).square() / variance).exp()
+            for axis, at in zip((grid[0, :, 0], grid[:, 0, 1]), points.unbind(-1)))
     return y[..., None] * x[..., None, :]
 
 @exact
@@ -49,7 +53,8 @@ def hull_size(points: torch.Tensor) -> torch.Tensor:
     return points.new_tensor(areas).sqrt()[:, None, None]
 
 def relative_points(source: torch.Tensor, driving: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    "Source points `(B, K, 2)` moved by what the driving ones moved since the first frame's, `start`, scaled by the ratio of sizes (FOMM appendix A.3)."
+    """Source points `(B, K, 2)` moved by what the driving ones moved since the first frame's, `start`, scaled by the
+    ratio of sizes (FOMM appendix A.3)."""
     return source + hull_size(source) / hull_size(start) * (driving - start)
 
 # %% ../nbs/26_keypoints.ipynb #c680f1e1
@@ -63,15 +68,17 @@ class Keypoints:
         "Spatial form `(B, K, H, W)`: each Gaussian times its strength (IW, section 3)."
         return self.strengths[..., None, None] * gaussian_maps(self.points, height, width, variance)
 
-    def __getitem__(self, frames) -> "Keypoints": return Keypoints(*(getattr(self, f.name)[frames] for f in fields(self)))
+    def __getitem__(self, frames) -> "Keypoints":
+        return Keypoints(*(getattr(self, f.name)[frames] for f in fields(self)))
 
 # %% ../nbs/26_keypoints.ipynb #7a52fcd1
 HOME = 0.5  # how far a keypoint strays from its home: the width of a Gaussian, in units of [-1, 1]
 
 class KeypointDetector(nn.Module):
-    """Finds K keypoints with strengths in pictures `(B, 3, H, W)`; works at their size divided by `step` (IW, Fig. 8: 4).
-    With `spread`, each keypoint has a home that is learned; it starts within ±`spread` of the middle."""
-    def __init__(self, keypoints: int, width: int, levels: int, ceiling: int, temperature: float = 0.1, step: int = 4, spread: float = 0.0):
+    """Finds K keypoints with strengths in pictures `(B, 3, H, W)`; works at their size divided by `step` (IW, Fig.
+    8: 4). With `spread`, each keypoint has a home that is learned; it starts within ±`spread` of the middle."""
+    def __init__(self, keypoints: int, width: int, levels: int, ceiling: int, temperature: float = 0.1, step: int = 4,
+                 spread: float = 0.0):
         super().__init__()
         self.temperature, self.step, self.spread = temperature, step, spread
         self.home = nn.Parameter(torch.zeros(keypoints, 2)) if spread else None
@@ -82,13 +89,16 @@ class KeypointDetector(nn.Module):
     def seeded_start(self, generator: torch.Generator):
         "Draws the homes of the keypoints."
         if self.home is not None:
-            with torch.no_grad(): self.home.copy_(self.spread * (2 * torch.rand(self.home.shape, generator=generator) - 1))
+            with torch.no_grad():
+                self.home.copy_(self.spread * (2 * torch.rand(self.home.shape, generator=generator) - 1))
 
     def forward(self, images: torch.Tensor) -> Keypoints:
         height, width = images.shape[-2] // self.step, images.shape[-1] // self.step
         features = self.hourglass(resize(images, height, width))
         heat, strength = (full_precision(x) for x in joined(features, self.heatmap, self.strength))
         heat = heat / self.temperature
-        if self.home is not None: heat = heat - (make_grid(height, width).to(heat) - self.home[:, None, None]).square().sum(-1) / (2 * HOME ** 2)
+        if self.home is not None:
+            heat = heat - (make_grid(height, width).to(heat) - self.home[:, None, None]).square().sum(-1) / (2
+                                                                                                             * HOME**2)
         heat = normalised(heat)  # (B, K, h, w)
         return Keypoints(soft_argmax(heat), (strength * heat).sum((-2, -1)).sigmoid())

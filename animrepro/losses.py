@@ -23,7 +23,9 @@ def pyramid(images: torch.Tensor, levels: int) -> list[torch.Tensor]:
     out, line = [images], images.new_tensor([1, 3, 3, 1]) / 8
     for _ in range(levels - 1):
         wide = F.pad(out[-1].flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
-        out.append(F.conv2d(F.conv2d(wide, line.view(1, 1, 1, 4), stride=(1, 2)), line.view(1, 1, 4, 1), stride=(2, 1))[:, 0].unflatten(0, images.shape[:2]))
+        out.append(
+            F.conv2d(F.conv2d(wide, line.view(1, 1, 1, 4), stride=(1, 2)), line.view(1, 1, 4, 1),
+                     stride=(2, 1))[:, 0].unflatten(0, images.shape[:2]))
     return out
 
 # %% ../nbs/32_losses.ipynb #a3877bad
@@ -37,11 +39,13 @@ class PixelPyramid(nn.Module):
         return sum((p - t).abs().mean() for p, t in zip(pyramid(prediction, self.levels), pyramid(target, self.levels)))
 
 # %% ../nbs/32_losses.ipynb #6cea5480
-# After which layers of torchvision's `features` the comparison is made: VGG-19 relu1_1 ... relu5_1; every ReLU of AlexNet.
+# After which layers of torchvision's `features` the comparison is made: VGG-19 relu1_1 ... relu5_1; every ReLU of
+# AlexNet.
 TAPS = {"vgg19": (1, 6, 11, 20, 29), "alexnet": (1, 4, 7, 9, 11)}
 
 def load_features(network: str, taps: dict[str, tuple[int, ...]] = TAPS) -> nn.Sequential:
-    "The convolutional part of a torchvision classifier up to its last tap, frozen. `UserError` where its weights are not here."
+    """The convolutional part of a torchvision classifier up to its last tap, frozen. `UserError` where its weights
+    are not here."""
     import torchvision
     layers = getattr(torchvision.models, network)(weights=None).features[:max(taps[network]) + 1]
     state = torch.load(find_weights(network), map_location="cpu", weights_only=True)
@@ -51,7 +55,8 @@ def load_features(network: str, taps: dict[str, tuple[int, ...]] = TAPS) -> nn.S
 
 # %% ../nbs/32_losses.ipynb #a6a0023b
 class FeaturePyramid(nn.Module):
-    "Mean absolute difference of classifier features, summed over its taps and over a pyramid (Johnson et al. 2016; used by FOMM)."
+    """Mean absolute difference of classifier features, summed over its taps and over a pyramid (Johnson et al. 2016;
+    used by FOMM)."""
     def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], levels: int = 4):
         super().__init__()
         for layer in layers:
@@ -79,12 +84,14 @@ class FeaturePyramid(nn.Module):
 
 # %% ../nbs/32_losses.ipynb #904db0b4
 def equivariance(points: torch.Tensor, points_of_deformed: torch.Tensor, deformation) -> torch.Tensor:
-    "Mean |p - T(p')| over keypoints `(B, K, 2)` (FOMM's equivariance constraint). `deformation` is a `Deformation` of animrepro.tps."
+    """Mean |p - T(p')| over keypoints `(B, K, 2)` (FOMM's equivariance constraint). `deformation` is a `Deformation`
+    of animrepro.tps."""
     return (points - deformation.points(points_of_deformed)).abs().mean()
 
 # %% ../nbs/32_losses.ipynb #2c8eda8f
 @exact
-def jacobian_equivariance(jacobians: torch.Tensor, jacobians_of_deformed: torch.Tensor, points_of_deformed: torch.Tensor, deformation) -> torch.Tensor:
+def jacobian_equivariance(jacobians: torch.Tensor, jacobians_of_deformed: torch.Tensor,
+                          points_of_deformed: torch.Tensor, deformation) -> torch.Tensor:
     "Mean |1 - J⁻¹ T'(p') J'| over Jacobians `(B, K, 2, 2)` (FOMM's equivariance constraint of the first order)."
     wanted = deformation.jacobian(points_of_deformed) @ jacobians_of_deformed
     return (torch.eye(2, device=wanted.device) - torch.linalg.solve(jacobians, wanted)).abs().mean()
@@ -95,8 +102,10 @@ def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 # %% ../nbs/32_losses.ipynb #8f9670fb
-def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor], weights: tuple[float, ...] = ()) -> torch.Tensor:
-    "Mean absolute difference of the discriminator's feature maps, averaged over layers (pix2pixHD Eq. 4) or, with `weights`, a weighted sum over them."
+def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor], weights: tuple[float,
+                                                                                        ...] = ()) -> torch.Tensor:
+    """Mean absolute difference of the discriminator's feature maps, averaged over layers (pix2pixHD Eq. 4) or, with
+    `weights`, a weighted sum over them."""
     return sum(w * (f - r).abs().mean() for w, f, r in zip(weights or [1 / len(fake)] * len(fake), fake, real))
 
 # %% ../nbs/32_losses.ipynb #68c3a60b
@@ -106,7 +115,8 @@ def least_squares_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch
 
 # %% ../nbs/32_losses.ipynb #0f6dcb1e
 def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
-    "Mean squared slope of the scores at real pictures `(B, 3, H, W)`, which StyleGAN2 measures on the scale of -1 to 1."
+    """Mean squared slope of the scores at real pictures `(B, 3, H, W)`, which StyleGAN2 measures on the scale of -1
+    to 1."""
     real = real.detach().requires_grad_()
     slope, = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
     return (slope / 2).square().sum((1, 2, 3)).mean()
@@ -128,7 +138,8 @@ class LossConfig:
     adversarial_from: Share = 0.0  # share of the run after which the discriminator plays
     feature_matching: Weight = 10.0
     matching: tuple[Weight, ...] = ()  # weights of the discriminator's blocks; none: their mean
-    # patch: hinge; least_squares: Monkey-Net's, conditioned on keypoints; both with feature matching. stylegan2: non-saturating and R1
+    # patch: hinge; least_squares: Monkey-Net's, conditioned on keypoints; both with feature matching. stylegan2:
+    # non-saturating and R1
     discriminator: Literal["patch", "least_squares", "stylegan2"] = "patch"
     discriminator_width: Length = 64
     r1: Weight = 10.0
@@ -136,40 +147,57 @@ class LossConfig:
 
 # %% ../nbs/32_losses.ipynb #15d8eb20
 class Criterion(nn.Module):
-    "The networks that judge a prediction of pictures `size` × `size`. They are no part of the model and are not saved with its weights."
+    """The networks that judge a prediction of pictures `size` × `size`. They are no part of the model and are not
+    saved with its weights."""
     def __init__(self, config: LossConfig, seed: int = 0, size: int = 64, beside: int = 0):
         super().__init__()
         self.config, self.discriminator, generator = config, None, torch_generator(seed, "discriminator")
         self.playing = config.adversarial > 0 and not config.adversarial_from
         self.teachers = {}  # networks that one method's own terms need, by name; frozen, and not saved
-        self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(load_features(config.network), TAPS[config.network], config.levels)
+        self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(
+            load_features(config.network), TAPS[config.network], config.levels)
         if not config.adversarial: return
-        if config.discriminator == "patch": self.discriminator = Discriminator(config.discriminator_width).seeded(generator)
-        elif config.discriminator == "least_squares": self.discriminator = Discriminator(config.discriminator_width, ceiling=256, beside=beside, spectral=False, padding=0).seeded(generator)
+        if config.discriminator == "patch":
+            self.discriminator = Discriminator(config.discriminator_width).seeded(generator)
+        elif config.discriminator == "least_squares":
+            self.discriminator = Discriminator(config.discriminator_width, ceiling=256, beside=beside, spectral=False,
+                                               padding=0).seeded(generator)
         else: self.discriminator = StyleDiscriminator(size)
         if config.discriminator == "stylegan2": seeded_normal(self.discriminator, generator)
 
-    def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor, beside: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        "Weighted terms for a prediction `(B, 3, H, W)`, for a conditioned discriminator with maps `beside (B, C, H, W)` of what it should show."
+    def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor,
+                       beside: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Weighted terms for a prediction `(B, 3, H, W)`, for a conditioned discriminator with maps `beside (B, C,
+        H, W)` of what it should show."""
         config, terms = self.config, {}
         if config.pixel: terms["pixel"] = config.pixel * (prediction - target).abs().mean()
         if config.perceptual: terms["perceptual"] = config.perceptual * self.perceptual(prediction, target)
         if not self.playing: return terms
-        if config.discriminator == "stylegan2": return terms | {"adversarial": config.adversarial * F.softplus(-self.discriminator(prediction)).mean()}
+        if config.discriminator == "stylegan2":
+            return terms | {"adversarial": config.adversarial * F.softplus(-self.discriminator(prediction)).mean()}
         self.discriminator.eval()  # the spectral norm moves on in the discriminator's own step only
-        with torch.set_grad_enabled(beside is not None): _, real = self.discriminator(target, beside)  # maps learn from both halves
+        # maps learn from both halves
+        with torch.set_grad_enabled(beside is not None): _, real = self.discriminator(target, beside)
         score, fake = self.discriminator(prediction, beside)
         adversarial = (1 - score).square() if config.discriminator == "least_squares" else -score
-        return terms | {"adversarial": config.adversarial * adversarial.mean(), "feature_matching": config.feature_matching * feature_matching(fake, real, config.matching)}
+        return terms | {
+            "adversarial": config.adversarial * adversarial.mean(),
+            "feature_matching": config.feature_matching * feature_matching(fake, real, config.matching)
+        }
 
-    def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0, discriminator: nn.Module | None = None, beside: torch.Tensor | None = None) -> torch.Tensor:
-        "The discriminator's own loss; prediction and maps are taken as given. `discriminator` may be a wrapper of our own, for several processes."
-        config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat([prediction.detach(), target])
+    def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0,
+              discriminator: nn.Module | None = None, beside: torch.Tensor | None = None) -> torch.Tensor:
+        """The discriminator's own loss; prediction and maps are taken as given. `discriminator` may be a wrapper of
+        our own, for several processes."""
+        config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat(
+            [prediction.detach(), target])
         discriminator.train()
         if config.discriminator != "stylegan2":
             fake, real = discriminator(both, None if beside is None else beside.detach().repeat(2, 1, 1, 1))[0].chunk(2)
-            return (least_squares_discriminator if config.discriminator == "least_squares" else hinge_discriminator)(real, fake)
+            return (least_squares_discriminator if config.discriminator == "least_squares" else hinge_discriminator)(
+                real, fake)
         fake, real = discriminator(both).chunk(2)
         loss = F.softplus(fake).mean() + F.softplus(-real).mean()
-        if config.r1 and step % config.r1_every == 0: loss = loss + config.r1 / 2 * config.r1_every * r1_penalty(discriminator, target)
+        if config.r1 and step % config.r1_every == 0:
+            loss = loss + config.r1 / 2 * config.r1_every * r1_penalty(discriminator, target)
         return loss

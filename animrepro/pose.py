@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from .blocks import DownBlock, seeded_init
-from .core import Count, Length, Positive, Seed, Side, UserError, exact, project_root, rng, to_float, torch_generator, typed, write_atomic
+from .core import (Count, Length, Positive, Seed, Side, UserError, exact, project_root, rng, to_float,
+    torch_generator, typed, write_atomic)
 from .data.puppets import FRAMINGS, Motion, render, sample_identity, sample_motion
 from .warp import resize
 from .weights import NotAvailable, find_weights
@@ -60,7 +61,8 @@ def binned_angles(logits: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/35_pose.ipynb #63a02615
 class HopeNet(nn.Module):
-    "Faces `(B, 3, H, W)` in [0, 1] to yaw, pitch and roll `(B, 3)` in degrees: ResNet-50 with three heads of 66 bins (Ruiz et al. 2018), frozen."
+    """Faces `(B, 3, H, W)` in [0, 1] to yaw, pitch and roll `(B, 3)` in degrees: ResNet-50 with three heads of 66
+    bins (Ruiz et al. 2018), frozen."""
     def __init__(self):
         super().__init__()
         import torchvision
@@ -89,7 +91,8 @@ def load_hopenet() -> HopeNet:
 # %% ../nbs/35_pose.ipynb #c5e81e4b
 @dataclass
 class PoseConfig:
-    "How the puppets' pose network is built and trained. The defaults take under two minutes on a CPU core. `clips` of four frames are drawn once."
+    """How the puppets' pose network is built and trained. The defaults take under two minutes on a CPU core. `clips`
+    of four frames are drawn once."""
     size: Side = 64
     width: Length = 32
     clips: Count = 800
@@ -100,7 +103,8 @@ class PoseConfig:
 
 # %% ../nbs/35_pose.ipynb #9dbed941
 class PuppetPose(nn.Module):
-    "Puppets `(B, 3, H, W)` in [0, 1] to yaw, pitch and roll `(B, 3)` in degrees. Runs at `config.size`; frames of another size are resized to it."
+    """Puppets `(B, 3, H, W)` in [0, 1] to yaw, pitch and roll `(B, 3)` in degrees. Runs at `config.size`; frames of
+    another size are resized to it."""
     def __init__(self, config: PoseConfig):
         super().__init__()
         if config.size % 16: raise UserError(f"pose.size: {config.size} is no multiple of 16; choose 32, 64, 96, ...")
@@ -111,26 +115,34 @@ class PuppetPose(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = resize(images, self.config.size, self.config.size)
-        return 30 * self.angles(self.down(F.pixel_unshuffle(2 * x - 1, 2)).flatten(1))  # puppets turn by tens of degrees
+        # puppets turn by tens of degrees
+        return 30 * self.angles(self.down(F.pixel_unshuffle(2 * x - 1, 2)).flatten(1))
 
 # %% ../nbs/35_pose.ipynb #3618f8e3
 def drawn_poses(config: PoseConfig, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Frames `(N, 3, size, size)` and true angles `(N, 3)` of clips `first` to `first + count`, four frames of each, of all framings in turn and of seeds that no data set uses."
+    """Frames `(N, 3, size, size)` and true angles `(N, 3)` of clips `first` to `first + count`, four frames of each,
+    of all framings in turn and of seeds that no data set uses."""
     frames, angles = [], []
     for index in tqdm(range(first, first + count), "puppets", unit="clip", disable=None):
-        who, how = rng(config.seed, "pose", "clip", index).integers(2**31, 2**32, 2).tolist()  # data sets use small seeds
+        # data sets use small seeds
+        who, how = rng(config.seed, "pose", "clip", index).integers(2**31, 2**32, 2).tolist()
         motion = sample_motion(how, 64, list(FRAMINGS)[index % len(FRAMINGS)])[::16]
-        frames.append(to_float(render(sample_identity(who), motion, config.size).frames)); angles.append(true_angles(motion))
+        frames.append(to_float(render(sample_identity(who), motion, config.size).frames))
+        angles.append(true_angles(motion))
     return torch.cat(frames), torch.cat(angles)
 
 # %% ../nbs/35_pose.ipynb #2f2fb1ba
 def train_pose(config: PoseConfig) -> PuppetPose:
     "Trains on drawn puppets with changed contrast and brightness (CPU). Same config, same machine: same weights."
-    net, (frames, angles) = PuppetPose(config).to(memory_format=torch.channels_last), drawn_poses(config, 0, config.clips)
-    optimiser, draw = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.01), rng(config.seed, "pose", "batches")
+    net, (frames, angles) = PuppetPose(config).to(memory_format=torch.channels_last), drawn_poses(
+        config, 0, config.clips)
+    optimiser, draw = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99),
+                                        weight_decay=0.01), rng(config.seed, "pose", "batches")
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps, pct_start=0.05)
     for _ in tqdm(range(config.steps), "pose", unit="step", disable=None):
-        rows, change = draw.integers(0, len(frames), config.batch), torch.from_numpy(draw.uniform(-1, 1, (2, config.batch, 3, 1, 1))).float()
+        rows, change = draw.integers(0, len(frames),
+                                     config.batch), torch.from_numpy(draw.uniform(-1, 1,
+                                                                                  (2, config.batch, 3, 1, 1))).float()
         loss = (net((frames[rows] - 0.5) * (1 + 0.25 * change[0]) + 0.5 + 0.1 * change[1]) - angles[rows]).abs().mean()
         optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
     return net.eval().requires_grad_(False)
@@ -138,7 +150,8 @@ def train_pose(config: PoseConfig) -> PuppetPose:
 # %% ../nbs/35_pose.ipynb #366591c0
 @dataclass
 class PoseReport:
-    "Mean absolute error in degrees on puppets that were not trained on; `spread` is that of answering always with the mean."
+    """Mean absolute error in degrees on puppets that were not trained on; `spread` is that of answering always with
+    the mean."""
     yaw: float
     pitch: float
     roll: float
@@ -156,13 +169,15 @@ def evaluate_pose(net: PuppetPose, clips: int = 60) -> PoseReport:
 def save_pose(net: PuppetPose, path: str | Path) -> None:
     "Writes the network to `path` (.safetensors), whole or not at all."
     about = {"kind": "animrepro-pose", "config": json.dumps(asdict(net.config))}
-    with write_atomic(path) as temp: save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
+    with write_atomic(path) as temp:
+        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
 
 def load_pose(path: str | Path) -> PuppetPose:
     "The network saved at `path`, frozen. `NotAvailable` where there is none, `UserError` for a broken or foreign file."
     mend = "train it with `animrepro pose`"
     try:
-        with safe_open(path, framework="pt") as f: about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, framework="pt") as f:
+            about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError as e: raise NotAvailable(f"{path}: no pose network of puppets; {mend}") from e
     except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {mend}") from e
     if about.get("kind") != "animrepro-pose": raise UserError(f"{path}: holds no pose network; {mend}")
@@ -172,7 +187,8 @@ def load_pose(path: str | Path) -> PuppetPose:
 
 # %% ../nbs/35_pose.ipynb #0ce96ed3
 def pose_network(puppets: bool) -> nn.Module:
-    "The network that teaches head pose: of puppets the one that the stage `pose` trained, of people HopeNet. `NotAvailable` where it is not here."
+    """The network that teaches head pose: of puppets the one that the stage `pose` trained, of people HopeNet.
+    `NotAvailable` where it is not here."""
     if not puppets: return load_hopenet()
     try: root = project_root()
     except UserError as e: raise NotAvailable(f"no pose network of puppets: {e}") from e

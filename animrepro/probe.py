@@ -21,9 +21,10 @@ from .stats import Interval, clip_sums
 
 # %% ../nbs/71_probe.ipynb #8baa32c4
 def flat_code(motion) -> torch.Tensor:
-    """The motion code of any method as `(B, n)`: the tensors of its dataclass but for driving pictures, which some methods keep for
-    the six numbers of the background; these need a source and are not among them."""
-    names = ("angles" if f.name == "rotation" else f.name for f in fields(motion) if f.name != "driving")  # three numbers, not nine
+    """The motion code of any method as `(B, n)`: the tensors of its dataclass but for driving pictures, which some
+    methods keep for the six numbers of the background; these need a source and are not among them."""
+    # three numbers, not nine
+    names = ("angles" if f.name == "rotation" else f.name for f in fields(motion) if f.name != "driving")
     parts = [getattr(motion, name) for name in names]
     return torch.cat([p.flatten(1) for p in parts if p is not None], 1)
 
@@ -31,8 +32,17 @@ def flat_code(motion) -> torch.Tensor:
 def traits(identity: Identity) -> dict[str, np.ndarray]:
     "What a puppet looks like: a few numbers per trait."
     i = identity
-    found = {"skin": i.face.skin, "hair colour": i.hair.colour, "hair size": i.hair.axes, "lips": i.mouth.colour, "clothes": i.clothes.main, "wall": i.room.top,
-             "head shape": (i.face.a, i.face.b, i.face.jaw), "beard": (i.marks.beard,), "glasses": (i.marks.glasses,)}
+    found = {
+        "skin": i.face.skin,
+        "hair colour": i.hair.colour,
+        "hair size": i.hair.axes,
+        "lips": i.mouth.colour,
+        "clothes": i.clothes.main,
+        "wall": i.room.top,
+        "head shape": (i.face.a, i.face.b, i.face.jaw),
+        "beard": (i.marks.beard, ),
+        "glasses": (i.marks.glasses, )
+    }
     return {name: np.array(v, np.float64) for name, v in found.items()}
 
 TRAITS = tuple(traits(sample_identity(0)))
@@ -40,7 +50,8 @@ TRAITS = tuple(traits(sample_identity(0)))
 # %% ../nbs/71_probe.ipynb #b191a598
 @dataclass
 class Sample:
-    "N frames of puppets: the clip of each, codes `(N, n)` by name, and the truth `(N, d)` by name of parameter or trait."
+    """N frames of puppets: the clip of each, codes `(N, n)` by name, and the truth `(N, d)` by name of parameter or
+    trait."""
     clips: np.ndarray
     codes: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]
@@ -57,11 +68,13 @@ def codes_of(model: Animator, frames: torch.Tensor) -> dict[str, torch.Tensor]:
 # %% ../nbs/71_probe.ipynb #8eb32d7d
 @torch.inference_mode()
 def sample(model: Animator, store: FrameStore, split: str, every: int) -> Sample:
-    "Codes and truth of each `every`-th frame of the clips of a split. Raises `UserError` where the clips are not puppets."
+    """Codes and truth of each `every`-th frame of the clips of a split. Raises `UserError` where the clips are not
+    puppets."""
     clips, codes, truth = [], [], []
     for clip in store.split(split):
         about = store.clips[clip]
-        if not {"identity", "motion"} <= set(about.meta): raise UserError(f"{store.path}: {about.name} is no puppet; the true motion is known of puppets only")
+        if not {"identity", "motion"} <= set(about.meta):
+            raise UserError(f"{store.path}: {about.name} is no puppet; the true motion is known of puppets only")
         ts = np.arange(0, about.frames, every)
         clips += [about.name] * len(ts)
         codes.append(codes_of(model, to_float(store.frames(clip, ts))))
@@ -76,7 +89,8 @@ def sample(model: Animator, store: FrameStore, split: str, every: int) -> Sample
 PENALTIES = 10.0 ** np.arange(-5, 2)
 
 def solve(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    "Ridge regression of `y (N, d)` on `x (N, n)`: a function of x that gives guesses `(P, N, d)`, one for each of `PENALTIES`."
+    """Ridge regression of `y (N, d)` on `x (N, n)`: a function of x that gives guesses `(P, N, d)`, one for each of
+    `PENALTIES`."""
     mean, scale, middle = x.mean(0), np.maximum(x.std(0), 1e-9), y.mean(0)
     z = (x - mean) / scale
     values, vectors = np.linalg.eigh(z.T @ z / len(z))  # one decomposition serves all penalties
@@ -86,10 +100,12 @@ def solve(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 # %% ../nbs/71_probe.ipynb #3f3afe77
 def fit(x: np.ndarray, y: np.ndarray, clips: np.ndarray, folds: int = 5) -> Callable[[np.ndarray], np.ndarray]:
-    "Ridge regression of `y (N, d)` on `x (N, n)` as a function of x. Each column of y has the penalty with the least error on clips left out."
+    """Ridge regression of `y (N, d)` on `x (N, n)` as a function of x. Each column of y has the penalty with the
+    least error on clips left out."""
     part = np.unique(clips, return_inverse=True)[1] % folds
     parts = [part == k for k in range(folds) if 0 < (part == k).sum() < len(part)]
-    errors = sum(((solve(x[~out], y[~out])(x[out]) - y[out]) ** 2).sum(1) for out in parts) + np.zeros((len(PENALTIES), y.shape[1]))
+    errors = sum(((solve(x[~out], y[~out])(x[out]) - y[out])**2).sum(1) for out in parts) + np.zeros(
+        (len(PENALTIES), y.shape[1]))
     best, guess = errors.argmin(0), solve(x, y)
     return lambda x: np.take_along_axis(guess(x), best[None, None], 0)[0]
 
@@ -105,14 +121,17 @@ def explained(y: np.ndarray, guess: np.ndarray, mean: np.ndarray, clips: np.ndar
 
 # %% ../nbs/71_probe.ipynb #7f37f341
 def score(fitted: Sample, held: Sample) -> pd.DataFrame:
-    "One row per target and code: kind (motion or identity), target, code, numbers of it, and R² as value, low, high, clips, frames."
+    """One row per target and code: kind (motion or identity), target, code, numbers of it, and R² as value, low,
+    high, clips, frames."""
     y, rows = np.hstack([*fitted.truth.values()]), []
     ends = np.cumsum([v.shape[1] for v in fitted.truth.values()])[:-1]
     for code, x in fitted.codes.items():
         guesses = np.split(fit(x, y, fitted.clips)(held.codes[code]), ends, 1)
         for (target, true), guess, mean in zip(held.truth.items(), guesses, np.split(y.mean(0), ends)):
             r2 = explained(true, guess, mean, held.clips)
-            rows.append(dict(kind="identity" if target in TRAITS else "motion", target=target, code=code, numbers=x.shape[1], **asdict(r2)))
+            rows.append(
+                dict(kind="identity" if target in TRAITS else "motion", target=target, code=code, numbers=x.shape[1],
+                     **asdict(r2)))
     return pd.DataFrame(rows)
 
 # %% ../nbs/71_probe.ipynb #0cde28fe
@@ -124,19 +143,22 @@ def centred(x: np.ndarray, clips: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/71_probe.ipynb #22241bdd
 def directions(held: Sample) -> tuple[pd.DataFrame, float]:
-    """Correlation within clips of each number of the motion code with each parameter; `spread` is the number's standard deviation there. And the
-    absolute value below which 95 % of them lie when the clips, of equal length, are exchanged; NaN for a single clip."""
+    """Correlation within clips of each number of the motion code with each parameter; `spread` is the number's
+    standard deviation there. And the absolute value below which 95 % of them lie when the clips, of equal length,
+    are exchanged; NaN for a single clip."""
     names, clips = [k for k in held.truth if k not in TRAITS], len(set(held.clips))
     x, y = centred(held.codes["motion"], held.clips), centred(np.hstack([held.truth[k] for k in names]), held.clips)
     unit = lambda v: v / np.maximum(np.linalg.norm(v, axis=0), 1e-12)
     correlation = lambda shift: unit(x).T @ np.roll(unit(y), shift * len(y) // clips, axis=0)
     chance = [np.abs(correlation(shift)) for shift in range(1, clips)]
-    table = pd.DataFrame(correlation(0), columns=names, index=pd.RangeIndex(1, x.shape[1] + 1, name="direction")).assign(spread=x.std(0))
+    table = pd.DataFrame(correlation(0), columns=names, index=pd.RangeIndex(1, x.shape[1] + 1,
+                                                                            name="direction")).assign(spread=x.std(0))
     return table, float(np.quantile(chance, 0.95)) if chance else float("nan")
 
 # %% ../nbs/71_probe.ipynb #971a65fc
 def concentration(directions: pd.DataFrame) -> float:
-    "How much each direction goes along with a single parameter: between 1/13 and 1, mean over directions weighted by variance."
+    """How much each direction goes along with a single parameter: between 1/13 and 1, mean over directions weighted
+    by variance."""
     r2 = directions.drop(columns="spread") ** 2
     return float(np.average(r2.max(axis=1) / r2.sum(axis=1).clip(lower=1e-12), weights=directions.spread ** 2 + 1e-12))
 
@@ -150,7 +172,8 @@ class Probe:
 
 # %% ../nbs/71_probe.ipynb #715926f9
 def probe(model: Animator | str | Path, store: FrameStore, split: str = "test") -> Probe:
-    "Probes a model, or that of a weights file, on a store of puppets: fitted on its training clips, judged on those of `split`."
+    """Probes a model, or that of a weights file, on a store of puppets: fitted on its training clips, judged on
+    those of `split`."""
     model = model if isinstance(model, Animator) else load_weights(model)
     held = sample(model, store, split, every=2)
     return Probe(score(sample(model, store, "train", every=8), held), *directions(held))

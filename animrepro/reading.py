@@ -14,13 +14,23 @@ from .tables import Evidence, markdown_lines
 
 # %% ../nbs/78_reading.ipynb #fdc2cc33
 def equation_table(equations: list[tuple[str, str, str]], count: int) -> Markdown:
-    "Rows of (place in the paper, symbol, dotted path of our code), with the first paragraph of the code's docstring. `ValueError` unless equations 1 to `count` all have one."
+    """Rows of (place in the paper, symbol, dotted path of our code), with the first paragraph of the code's
+    docstring. `ValueError` unless equations 1 to `count` all have one."""
     placed = {n for where, *_ in equations if where.startswith("Eq. ") for n in where.removeprefix("Eq. ").split(", ")}
-    if lost := [n for n in range(1, count + 1) if str(n) not in placed]: raise ValueError(f"equations {lost} have no row; say where they are computed")
-    return Markdown(markdown_lines(["paper", "symbol", "code", "says"], [(where, symbol, f"`{path.removeprefix('animrepro.')}`", " ".join(pkgutil.resolve_name(path).__doc__.split("\n\n")[0].split())) for where, symbol, path in equations]))
+    if lost := [n for n in range(1, count + 1) if str(n) not in placed]:
+        raise ValueError(f"equations {lost} have no row; say where they are computed")
+    return Markdown(
+        markdown_lines(["paper", "symbol", "code", "says"],
+                       [(where, symbol, f"`{path.removeprefix('animrepro.')}`", " ".join(
+                           pkgutil.resolve_name(path).__doc__.split("\n\n")[0].split()))
+                        for where, symbol, path in equations]))
 
 # %% ../nbs/78_reading.ipynb #a6d5306d
 def verdict_table(paper: str, record: Evidence) -> Markdown:
     "The claims of a paper, IW, TPSMM or LIA, with what it published and our verdict on the evidence of `record`."
-    judged = [(claim, find_verdict(claim, record)) for claim in read_claims(project_root() / "claims.yaml") if claim.paper == paper]
-    return Markdown(markdown_lines(["claim", "published", "verdict", "why"], [(claim.title, claim.published, said(claim, verdict), verdict.reason) for claim, verdict in judged]))
+    judged = [(claim, find_verdict(claim, record)) for claim in read_claims(project_root() / "claims.yaml")
+              if claim.paper == paper]
+    return Markdown(
+        markdown_lines(["claim", "published", "verdict", "why"],
+                       [(claim.title, claim.published, said(claim, verdict), verdict.reason)
+                        for claim, verdict in judged]))

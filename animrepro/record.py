@@ -16,17 +16,20 @@ from .core import write_atomic
 def code_digest() -> str:
     "Twelve digits of the SHA-256 over the package's modules, in order of their names."
     package, digest = Path(animrepro.core.__file__).parent, hashlib.sha256()
-    for file in sorted(package.rglob("*.py")): digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:12]
 
 # %% ../nbs/01_record.ipynb #b4e1227d
 def git_state() -> dict:
-    "The `commit` of the clone that the package lies in, and whether package and `params.yaml` are `clean`; both None outside a clone."
+    """The `commit` of the clone that the package lies in, and whether package and `params.yaml` are `clean`; both
+    None outside a clone."""
     root = Path(animrepro.core.__file__).parents[1]
     def ask(*words):
         try: return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired): return None
-    head, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no", "--", "animrepro", "params.yaml")
+    head, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no", "--", "animrepro",
+                                                  "params.yaml")
     if not head or not changed or head.returncode or changed.returncode: return dict(commit=None, clean=None)
     return dict(commit=head.stdout.strip(), clean=not changed.stdout.strip())
 
@@ -34,15 +37,18 @@ def git_state() -> dict:
 def hardware() -> dict:
     "Processor, cores, memory in GiB and, where torch finds one, the GPU."
     cpuinfo = Path("/proc/cpuinfo")
-    names = [l.split(":")[1].strip() for l in cpuinfo.read_text().splitlines() if l.startswith("model name")] if cpuinfo.exists() else []
+    names = [l.split(":")[1].strip() for l in cpuinfo.read_text().splitlines()
+             if l.startswith("model name")] if cpuinfo.exists() else []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
     return dict(cpu=names[0] if names else platform.processor(), cores=os.cpu_count(), threads=torch.get_num_threads(),
-                memory_gib=memory and round(memory, 1), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+                memory_gib=memory and round(memory, 1),
+                gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)
 
 # %% ../nbs/01_record.ipynb #2d9d1d1b
 def peak_memory() -> float:
     "Most memory that this process has held so far, in GiB: of the GPU if it was used, else of the CPU."
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
@@ -56,7 +62,8 @@ def circumstances() -> dict:
         try: versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError: pass
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return dict(command=command, code=code_digest(), **git_state(), python=platform.python_version(), versions=versions, hardware=hardware())
+    return dict(command=command, code=code_digest(), **git_state(), python=platform.python_version(), versions=versions,
+                hardware=hardware())
 
 # %% ../nbs/01_record.ipynb #1f74a14e
 def write_json(path: str | Path, content: dict):

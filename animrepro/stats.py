@@ -13,10 +13,12 @@ from .core import UserError, rng
 
 # %% ../nbs/60_stats.ipynb #92729939
 def clip_sums(values: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Sum and number of the rows of each clip `(C,)`. Rows that are NaN do not count, clips without any valid row are left out."
+    """Sum and number of the rows of each clip `(C,)`. Rows that are NaN do not count, clips without any valid row
+    are left out."""
     values, clips = np.asarray(values, np.float64), np.asarray(clips)
     if values.shape != clips.shape or values.ndim != 1:
-        raise UserError(f"bootstrap: {values.shape} values and {clips.shape} clip names do not fit; give one clip name per row")
+        raise UserError(
+            f"bootstrap: {values.shape} values and {clips.shape} clip names do not fit; give one clip name per row")
     valid = ~np.isnan(values)
     _, index = np.unique(clips[valid], return_inverse=True)
     return np.bincount(index, values[valid]), np.bincount(index)
@@ -24,7 +26,8 @@ def clip_sums(values: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.nda
 # %% ../nbs/60_stats.ipynb #3edbb19f
 @dataclass(frozen=True)
 class Interval:
-    "A mean with its bootstrap interval, and what it rests on. With fewer than two clips `low` and `high` are NaN: there is nothing to resample."
+    """A mean with its bootstrap interval, and what it rests on. With fewer than two clips `low` and `high` are NaN:
+    there is nothing to resample."""
     value: float
     low: float
     high: float
@@ -40,8 +43,10 @@ def bootstrap_mean(
     level: float = 0.95,
     weighting: Literal["clip", "frame"] = "clip",
 ) -> Interval:
-    "Mean score and its percentile interval from resampled clips. `weighting` names the mean: of clip means (LIA), or of all frames (FOMM, TPSMM)."
-    if weighting not in ("clip", "frame"): raise UserError(f"bootstrap: weighting {weighting!r} is unknown; choose 'clip' or 'frame'")
+    """Mean score and its percentile interval from resampled clips. `weighting` names the mean: of clip means (LIA),
+    or of all frames (FOMM, TPSMM)."""
+    if weighting not in ("clip", "frame"):
+        raise UserError(f"bootstrap: weighting {weighting!r} is unknown; choose 'clip' or 'frame'")
     sums, counts = clip_sums(values, clips)
     if weighting == "clip": weights, totals = np.ones(len(sums)), sums / counts
     else: weights, totals = counts, sums
@@ -57,9 +62,12 @@ def paired_difference(
     a: np.ndarray, b: np.ndarray, clips: np.ndarray, seed: int,
     resamples: int = 2000, level: float = 0.95, weighting: Literal["clip", "frame"] = "clip",
 ) -> Interval:
-    "Interval of the mean of `a - b`, both `(N,)` on the same frames in the same order. A row that is NaN in either is left out of both."
+    """Interval of the mean of `a - b`, both `(N,)` on the same frames in the same order. A row that is NaN in either
+    is left out of both."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape: raise UserError(f"paired difference: {a.shape} and {b.shape} rows do not fit; score both methods on the same frames")
+    if a.shape != b.shape:
+        raise UserError(
+            f"paired difference: {a.shape} and {b.shape} rows do not fit; score both methods on the same frames")
     return bootstrap_mean(a - b, clips, seed, resamples, level, weighting)
 
 # %% ../nbs/60_stats.ipynb #f67cd2c9
@@ -69,7 +77,8 @@ def crossed_mean(
     clips: np.ndarray,  # (N,) its clip
     level: float = 0.95,
 ) -> Interval:
-    "Mean of clip means over seeds and clips, with a t interval for both; of those clips that all seeds have. With one seed that of `bootstrap_mean`."
+    """Mean of clip means over seeds and clips, with a t interval for both; of those clips that all seeds have. With
+    one seed that of `bootstrap_mean`."""
     values, seeds, clips = (np.asarray(x) for x in (values, seeds, clips))
     if len(names := np.unique(seeds)) < 2: return bootstrap_mean(values, clips, seed=0, level=level)
     from scipy.stats import t as student  # slow to import, and one seed does not need it
@@ -79,7 +88,8 @@ def crossed_mean(
     table, frames = np.array([np.divide(*clip_sums(*r)) for r in rows]), sum(len(r[0]) for r in rows)
     S, C = table.shape
     if C < 2: return Interval(float(table.mean()) if C else float("nan"), float("nan"), float("nan"), C, frames)
-    by_seed, by_clip, rest = C * table.mean(1).var(ddof=1), S * table.mean(0).var(ddof=1), table - table.mean(1)[:, None] - table.mean(0) + table.mean()
+    by_seed, by_clip, rest = C * table.mean(1).var(ddof=1), S * table.mean(0).var(
+        ddof=1), table - table.mean(1)[:, None] - table.mean(0) + table.mean()
     error = (rest**2).sum() / ((S - 1) * (C - 1))
     total = max(by_seed + by_clip - error, by_seed, by_clip)
     freedom = total**2 / max(by_seed**2 / (S - 1) + by_clip**2 / (C - 1) + error**2 / ((S - 1) * (C - 1)), 1e-300)
@@ -88,5 +98,6 @@ def crossed_mean(
 
 # %% ../nbs/60_stats.ipynb #a00a040f
 def smallest_effect(interval: Interval) -> float:
-    "The effect that a design with an interval of this width sees in four cases of five (5 % two-sided, power 80 %, normal)."
+    """The effect that a design with an interval of this width sees in four cases of five (5 % two-sided, power 80 %,
+    normal)."""
     return (interval.high - interval.low) / 2 * (1 + 0.8416 / 1.96)

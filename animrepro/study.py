@@ -26,15 +26,23 @@ from .stats import bootstrap_mean
 
 # %% ../nbs/83_study.ipynb #3c5bc055
 QUESTIONS = {
-    "IW": {"preference": "Which video is more realistic?"},
-    "TPSMM": {"continuity": "Which video is better for continuity: does it move without jumps?", "authenticity": "Which video is better for authenticity: does it look real?"},
-    "LIA": {"preference": "Which clip is more realistic?"},
+    "IW": {
+        "preference": "Which video is more realistic?"
+    },
+    "TPSMM": {
+        "continuity": "Which video is better for continuity: does it move without jumps?",
+        "authenticity": "Which video is better for authenticity: does it look real?"
+    },
+    "LIA": {
+        "preference": "Which clip is more realistic?"
+    },
 }
 
 # %% ../nbs/83_study.ipynb #d2047701
 @dataclass(frozen=True)
 class Study:
-    "Folders of videos by method (two; the votes for the first are counted), the folder for votes, the paper whose questions are asked, and the seed of order and sides."
+    """Folders of videos by method (two; the votes for the first are counted), the folder for votes, the paper whose
+    questions are asked, and the seed of order and sides."""
     methods: dict[str, Path]
     votes: Path
     paper: Literal["IW", "TPSMM", "LIA"] = "IW"
@@ -43,16 +51,24 @@ class Study:
     def pairs(self) -> list[str]:
         "File names that both folders hold."
         for folder in self.methods.values():
-            if not Path(folder).is_dir(): raise UserError(f"{folder}: no such folder; give the folder with the videos of one method")
-        a, b = ({p.name for p in Path(folder).iterdir() if p.suffix.lower() in VIDEOS} for folder in self.methods.values())
-        if a != b: raise UserError(f"{' and '.join(map(str, self.methods.values()))}: {min(a ^ b)} is in one folder only; give both methods the same videos")
-        if not a: raise UserError(f"{' and '.join(map(str, self.methods.values()))}: hold no videos; animate something first")
+            if not Path(folder).is_dir():
+                raise UserError(f"{folder}: no such folder; give the folder with the videos of one method")
+        a, b = ({p.name
+                 for p in Path(folder).iterdir() if p.suffix.lower() in VIDEOS} for folder in self.methods.values())
+        if a != b:
+            raise UserError(
+                f"{' and '.join(map(str, self.methods.values()))}: {min(a ^ b)} is in one folder only; give both"
+                " methods the same videos"
+            )
+        if not a:
+            raise UserError(f"{' and '.join(map(str, self.methods.values()))}: hold no videos; animate something first")
         return sorted(a)
 
 # %% ../nbs/83_study.ipynb #47ddc7e0
-def puppet_videos(weights: str | Path, folder: str | Path, clips: int = 12, frames: int = 75, progress: bool = False) -> Path:
-    """Renders `clips` held-out puppets, each with the motion of the next, as `folder`/METHOD/NAME.mp4; what is there is kept.
-    Gives the method's folder. A bar tells of progress, and not of the method."""
+def puppet_videos(weights: str | Path, folder: str | Path, clips: int = 12, frames: int = 75,
+                  progress: bool = False) -> Path:
+    """Renders `clips` held-out puppets, each with the motion of the next, as `folder`/METHOD/NAME.mp4; what is there
+    is kept. Gives the method's folder. A bar tells of progress, and not of the method."""
     out, model = Path(folder) / read_about(weights)["method"], load_weights(weights)
     cast = puppet_clips(PuppetsEntry("puppets", train=1, test=clips + 1))[1:]
     film = lambda meta: render(*truth_of(meta, frames), model.config.size).frames
@@ -76,21 +92,30 @@ def trials(study: Study, rater: str) -> list[Trial]:
     "All questions for a rater, in the rater's order. All questions about a pair follow each other."
     draw, pairs, methods = rng(study.seed, "study", rater), study.pairs(), list(study.methods)
     order, left = draw.permutation(len(pairs)), draw.permutation(np.arange(len(pairs)) % 2)
-    return [Trial(pairs[i], question, methods[left[i]], methods[1 - left[i]]) for i in order for question in QUESTIONS[study.paper].values()]
+    return [
+        Trial(pairs[i], question, methods[left[i]], methods[1 - left[i]]) for i in order
+        for question in QUESTIONS[study.paper].values()
+    ]
 
 # %% ../nbs/83_study.ipynb #6e13eb8b
 def clips_of(study: Study, trial: Trial) -> tuple[bytes, bytes]:
-    "The left and the right video as silent MP4, for a browser. `UserError` if they differ in anything but their pictures."
+    """The left and the right video as silent MP4, for a browser. `UserError` if they differ in anything but their
+    pictures."""
     videos = [read_frames(Path(study.methods[method]) / trial.pair) for method in (trial.left, trial.right)]
     a, b = ((*v.frames.shape[:3], v.fps) for v in videos)
-    if a != b: raise UserError(f"{trial.pair}: {a[0]} frames of {a[2]} × {a[1]} at {float(a[3]):g} per second against {b[0]} of {b[2]} × {b[1]} at {float(b[3]):g}; make both alike")
+    if a != b:
+        raise UserError(
+            f"{trial.pair}: {a[0]} frames of {a[2]} × {a[1]} at {float(a[3]):g} per second against {b[0]} of {b[2]} ×"
+            f" {b[1]} at {float(b[3]):g}; make both alike"
+        )
     with tempfile.TemporaryDirectory() as folder:
         return tuple(write_video(Path(folder) / f"{i}.mp4", v.frames, v.fps).read_bytes() for i, v in enumerate(videos))
 
 # %% ../nbs/83_study.ipynb #64ece70c
 def vote_file(study: Study, rater: str) -> Path:
     "Where a rater's votes are kept."
-    if not re.fullmatch(r"[\w-]+", rater): raise UserError(f"rater {rater!r}: not a usable name; take letters, digits and hyphens")
+    if not re.fullmatch(r"[\w-]+", rater):
+        raise UserError(f"rater {rater!r}: not a usable name; take letters, digits and hyphens")
     return Path(study.votes) / f"{rater}.jsonl"
 
 # %% ../nbs/83_study.ipynb #0af240b9
@@ -100,7 +125,8 @@ def read_votes(study: Study, rater: str) -> list[dict]:
     if not path.exists(): return []
     try: votes = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     except ValueError as e: raise UserError(f"{path}: a line is not a vote ({e}); move the file away") from e
-    if any({v["left"], v["right"]} != set(study.methods) or v["seed"] != study.seed or v["question"] not in QUESTIONS[study.paper].values() for v in votes):
+    if any({v["left"], v["right"]} != set(study.methods) or v["seed"] != study.seed
+           or v["question"] not in QUESTIONS[study.paper].values() for v in votes):
         raise UserError(f"{path}: holds votes of another study; give this one a folder of its own")
     return votes
 
@@ -108,7 +134,8 @@ def read_votes(study: Study, rater: str) -> list[dict]:
 def store_vote(study: Study, rater: str, trial: Trial, side: str, seconds: float):
     "Appends a vote for `side`, left or right, given after `seconds`."
     path = vote_file(study, rater)
-    vote = dict(rater=rater, pair=trial.pair, question=trial.question, left=trial.left, right=trial.right, chosen=getattr(trial, side), seconds=round(seconds, 1), seed=study.seed)
+    vote = dict(rater=rater, pair=trial.pair, question=trial.question, left=trial.left, right=trial.right,
+                chosen=getattr(trial, side), seconds=round(seconds, 1), seed=study.seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as f:
@@ -117,7 +144,8 @@ def store_vote(study: Study, rater: str, trial: Trial, side: str, seconds: float
             f.write(json.dumps(vote).encode() + b"\n")
             f.flush()
             os.fsync(f.fileno())
-    except OSError as e: raise UserError(f"{path}: the vote cannot be written ({e.strerror}); free some space and vote again") from e
+    except OSError as e:
+        raise UserError(f"{path}: the vote cannot be written ({e.strerror}); free some space and vote again") from e
 
 # %% ../nbs/83_study.ipynb #3dc05c4f
 def remaining(study: Study, rater: str) -> list[Trial]:
@@ -127,16 +155,22 @@ def remaining(study: Study, rater: str) -> list[Trial]:
 
 # %% ../nbs/83_study.ipynb #36088a64
 class Booth(ipywidgets.VBox):
-    "Two videos, a question and two buttons, for one rater. Starts where the rater stopped. Clicks sooner than `pause` seconds after a pair appeared do not count."
+    """Two videos, a question and two buttons, for one rater. Starts where the rater stopped. Clicks sooner than
+    `pause` seconds after a pair appeared do not count."""
     def __init__(self, study: Study, rater: str, width: int = 360, pause: float = 1.0):
         super().__init__()
         self.study, self.rater, self.pause = study, rater, pause
         self.todo, self.count = remaining(study, rater), len(trials(study, rater))
         self.text = ipywidgets.HTML()
-        self.videos = [ipywidgets.Video(format="mp4", width=str(width), autoplay=True, loop=True, controls=False) for _ in "AB"]
+        self.videos = [
+            ipywidgets.Video(format="mp4", width=str(width), autoplay=True, loop=True, controls=False) for _ in "AB"
+        ]
         self.buttons = {side: ipywidgets.Button(description=name) for side, name in (("left", "A"), ("right", "B"))}
         for side, button in self.buttons.items(): button.on_click(lambda _, side=side: self.choose(side))
-        self.stage = ipywidgets.HBox([ipywidgets.VBox([v, b], layout=dict(align_items="center", margin="0 12px 0 0")) for v, b in zip(self.videos, self.buttons.values())])
+        self.stage = ipywidgets.HBox([
+            ipywidgets.VBox([v, b], layout=dict(align_items="center", margin="0 12px 0 0"))
+            for v, b in zip(self.videos, self.buttons.values())
+        ])
         self.children = [self.text, self.stage]
         self.show()
 
@@ -178,7 +212,8 @@ def preference(chosen: int, votes: int, level: float = 0.95) -> tuple[float, flo
 # %% ../nbs/83_study.ipynb #104025c7
 @dataclass(frozen=True)
 class Agreement:
-    "Fleiss' kappa, the observed agreement, and the numbers of pairs and raters. Where kappa is undefined it is NaN and `why` says so."
+    """Fleiss' kappa, the observed agreement, and the numbers of pairs and raters. Where kappa is undefined it is NaN
+    and `why` says so."""
     kappa: float
     observed: float
     pairs: int
@@ -203,20 +238,28 @@ def all_votes(study: Study) -> pd.DataFrame:
     "The votes of all raters of a study, one row each."
     votes = [v for path in sorted(Path(study.votes).glob("*.jsonl")) for v in read_votes(study, path.stem)]
     if not votes: raise UserError(f"{study.votes}: no votes yet; let somebody vote first")
-    return pd.DataFrame(votes).drop_duplicates(["rater", "pair", "question"])  # two windows of one rater may both ask a question
+    # two windows of one rater may both ask a question
+    return pd.DataFrame(votes).drop_duplicates(["rater", "pair", "question"])
 
 # %% ../nbs/83_study.ipynb #6bc0171e
 def results(study: Study) -> pd.DataFrame:
-    "Per question: preference for the first method with its exact interval over votes and a bootstrap over pairs, share of left, agreement. NaN kappa is explained by `why`."
-    method, lines, metrics = next(iter(study.methods)), [], {question: metric for metric, question in QUESTIONS[study.paper].items()}
+    """Per question: preference for the first method with its exact interval over votes and a bootstrap over pairs,
+    share of left, agreement. NaN kappa is explained by `why`."""
+    method, lines, metrics = next(iter(study.methods)), [], {
+        question: metric
+        for metric, question in QUESTIONS[study.paper].items()
+    }
     for question, votes in all_votes(study).groupby("question", sort=False):
         chosen = (votes["chosen"] == method).to_numpy()
         value, low, high = preference(int(chosen.sum()), len(chosen))
         over_pairs = bootstrap_mean(chosen, votes["pair"].to_numpy(), seed=study.seed)
         judged = votes.pivot(index="pair", columns="rater", values="chosen").dropna()
         agreement = fleiss(np.stack([(judged == m).sum(axis=1) for m in study.methods], 1))
-        lines.append(dict(question=question, metric=metrics[question], votes=len(votes), pairs=over_pairs.clips, raters=votes["rater"].nunique(), preferred=value, low=low, high=high, pairs_low=over_pairs.low,
-                          pairs_high=over_pairs.high, left=(votes["chosen"] == votes["left"]).mean(), kappa=agreement.kappa, observed=agreement.observed, common_pairs=agreement.pairs, why=agreement.why))
+        lines.append(
+            dict(question=question, metric=metrics[question], votes=len(votes), pairs=over_pairs.clips,
+                 raters=votes["rater"].nunique(), preferred=value, low=low, high=high, pairs_low=over_pairs.low,
+                 pairs_high=over_pairs.high, left=(votes["chosen"] == votes["left"]).mean(), kappa=agreement.kappa,
+                 observed=agreement.observed, common_pairs=agreement.pairs, why=agreement.why))
     return pd.DataFrame(lines).set_index("question")
 
 # %% ../nbs/83_study.ipynb #f14dcfd6
@@ -242,9 +285,12 @@ def people(methods: tuple[str, str] = ("implicit_warping", "fomm")) -> Study:
 
 # %% ../nbs/83_study.ipynb #61b53e5e
 def publish(study: Study, dataset: str, folder: str | Path | None = None) -> Path:
-    "Writes `results` as a CSV into `folder`, or into `results/run/studies` of the project, where the tables of the study's paper look for votes. `UserError` without votes."
+    """Writes `results` as a CSV into `folder`, or into `results/run/studies` of the project, where the tables of the
+    study's paper look for votes. `UserError` without votes."""
     first, second = study.methods
-    lines = results(study).reset_index().assign(paper=study.paper, dataset=dataset, method=first, variant=f"over_{second}")
-    path = Path(folder or project_root() / "results" / "run" / "studies") / f"{study.paper}-{dataset}-{first}-{second}.csv"
+    lines = results(study).reset_index().assign(paper=study.paper, dataset=dataset, method=first,
+                                                variant=f"over_{second}")
+    path = Path(folder
+                or project_root() / "results" / "run" / "studies") / f"{study.paper}-{dataset}-{first}-{second}.csv"
     save_table(path, lines)
     return path

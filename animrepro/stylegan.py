@@ -16,7 +16,8 @@ from .inference import FEWEST_CHANNELS, FewProducts
 
 # %% ../nbs/25_stylegan.ipynb #5b009e70
 class Equalised(nn.Module):
-    "A weight of `shape`, drawn from N(0, 1) by `seeded_normal`. What it is applied to, or gives, is multiplied by `scale`: one over the square root of its fan in."
+    """A weight of `shape`, drawn from N(0, 1) by `seeded_normal`. What it is applied to, or gives, is multiplied by
+    `scale`: one over the square root of its fan in."""
     def __init__(self, *shape: int):
         super().__init__()
         self.weight, self.scale = nn.Parameter(torch.zeros(shape)), math.prod(shape[1:]) ** -0.5
@@ -37,13 +38,16 @@ def seeded_normal(module: nn.Module, generator: torch.Generator):
             if isinstance(layer, Equalised): layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
 
 def leaky(x: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    "Leaky ReLU of `scale` · `x (B, C, H, W)` + `bias (C)`, with a gain of √2 that keeps the spread. `scale` is a number, `(B, C, 1, 1)` where it differs."
-    # The gain may be taken inside, since leaky ReLU keeps positive factors. So two passes over the features do what five would.
+    """Leaky ReLU of `scale` · `x (B, C, H, W)` + `bias (C)`, with a gain of √2 that keeps the spread. `scale` is a
+    number, `(B, C, 1, 1)` where it differs."""
+    # The gain may be taken inside, since leaky ReLU keeps positive factors. So two passes over the features do what
+    # five would.
     return F.leaky_relu(torch.addcmul(2**0.5 * bias[:, None, None], x, 2**0.5 * scale), 0.2, inplace=True)
 
 # %% ../nbs/25_stylegan.ipynb #9b9fdcce
 class Blur(nn.Module):
-    "Blurs each channel of `(B, C, H, W)` with (1, 3, 3, 1) along both axes, after padding all sides by `pad`; keeps every `stride`-th pixel."
+    """Blurs each channel of `(B, C, H, W)` with (1, 3, 3, 1) along both axes, after padding all sides by `pad`;
+    keeps every `stride`-th pixel."""
     def __init__(self, pad: int, stride: int = 1, gain: float = 1.0):
         super().__init__()
         self.pad, self.stride = pad, stride
@@ -51,7 +55,9 @@ class Blur(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels = x.shape[1]
-        return F.conv2d(x, self.kernel.to(x.dtype).expand(channels, 1, 4, 4), stride=self.stride, padding=self.pad, groups=channels)
+        return F.conv2d(x,
+                        self.kernel.to(x.dtype).expand(channels, 1, 4, 4), stride=self.stride, padding=self.pad,
+                        groups=channels)
 
 # %% ../nbs/25_stylegan.ipynb #276d247c
 def blur_kernel(gain: float) -> torch.Tensor:
@@ -61,18 +67,22 @@ def blur_kernel(gain: float) -> torch.Tensor:
 
 # %% ../nbs/25_stylegan.ipynb #8327f366
 class Upsample(nn.Module):
-    "`(B, C, H, W)` to `(B, C, 2H, 2W)`: zeros between pixels, then the blur. A transposed convolution never sees the zeros."
+    """`(B, C, H, W)` to `(B, C, 2H, 2W)`: zeros between pixels, then the blur. A transposed convolution never sees
+    the zeros."""
     def __init__(self):
         super().__init__()
         self.register_buffer("kernel", blur_kernel(4.0), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels = x.shape[1]
-        return F.conv_transpose2d(x, self.kernel.to(x.dtype).expand(channels, 1, 4, 4), stride=2, padding=1, groups=channels)
+        return F.conv_transpose2d(x,
+                                  self.kernel.to(x.dtype).expand(channels, 1, 4, 4), stride=2, padding=1,
+                                  groups=channels)
 
 # %% ../nbs/25_stylegan.ipynb #f951ac9d
 class ConvLayer(Equalised):
-    "Equalised convolution `(B, inputs, H, W)` to `(B, outputs, H, W)` with biased leaky ReLU, times `gain`; `down` blurs first and halves the grid."
+    """Equalised convolution `(B, inputs, H, W)` to `(B, outputs, H, W)` with biased leaky ReLU, times `gain`; `down`
+    blurs first and halves the grid."""
     def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False, gain: float = 2**0.5):
         super().__init__(outputs, inputs, kernel, kernel)
         self.gain = gain
@@ -94,7 +104,8 @@ class ConvLayer(Equalised):
 
 # %% ../nbs/25_stylegan.ipynb #9f69b9bf
 class ResBlock(nn.Module):
-    "Two convolutions and a linear shortcut, their sum divided by √2: `(B, inputs, H, W)` to `(B, outputs, H/2, W/2)` (LIA, Fig. 7; StyleGAN2's discriminator)."
+    """Two convolutions and a linear shortcut, their sum divided by √2: `(B, inputs, H, W)` to `(B, outputs, H/2,
+    W/2)` (LIA, Fig. 7; StyleGAN2's discriminator)."""
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.conv1, self.conv2 = ConvLayer(inputs, inputs, 3), ConvLayer(inputs, outputs, 3, down=True, gain=1.0)
@@ -105,9 +116,11 @@ class ResBlock(nn.Module):
 
 # %% ../nbs/25_stylegan.ipynb #5f423253
 class ModulatedConv(Equalised):
-    "Convolution of `(B, inputs, H, W)` modulated by styles `(B, style)`; `up` doubles the grid (StyleGAN2, Eq. 1 to 3). Gives also the factors `(B, outputs, 1, 1)` that demodulate."
+    """Convolution of `(B, inputs, H, W)` modulated by styles `(B, style)`; `up` doubles the grid (StyleGAN2, Eq. 1
+    to 3). Gives also the factors `(B, outputs, 1, 1)` that demodulate."""
     def __init__(self, inputs: int, outputs: int, kernel: int, style: int, up: bool = False):
-        super().__init__(*((inputs, outputs) if up else (outputs, inputs)), kernel, kernel)  # a transposed convolution wants inputs first
+        # a transposed convolution wants inputs first
+        super().__init__(*((inputs, outputs) if up else (outputs, inputs)), kernel, kernel)
         self.scale, self.quick, self.known = (inputs * kernel**2) ** -0.5, None, None
         self.modulation, self.blur = EqualLinear(style, inputs, bias=1.0), Blur(1, gain=4.0) if up else None
 
@@ -132,9 +145,13 @@ class ModulatedConv(Equalised):
 UP_FROM = 1024  # coarse pixels from which doubling with fewer products pays: its weights are many
 
 def doubled(weight: torch.Tensor, blur: torch.Tensor) -> torch.Tensor:
-    "Doubling by `weight (inputs, outputs, 3, 3)`, then `blur (4, 4)`, as a 3 × 3 convolution on the coarse grid: `(4 · outputs, inputs, 3, 3)`, fine rows first."
-    whole = F.conv2d(F.pad(weight, (3, 3, 3, 3)).flatten(0, 1)[:, None], blur.to(weight)[None, None])[:, 0].unflatten(0, weight.shape[:2])  # (inputs, outputs, 6, 6)
-    cells = whole.unflatten(3, (3, 2)).unflatten(2, (3, 2)).flip(2, 4)  # (inputs, outputs, 3, 2, 3, 2), coarse cells and fine pixels in them
+    """Doubling by `weight (inputs, outputs, 3, 3)`, then `blur (4, 4)`, as a 3 × 3 convolution on the coarse grid:
+    `(4 · outputs, inputs, 3, 3)`, fine rows first."""
+    # (inputs, outputs, 6, 6)
+    whole = F.conv2d(F.pad(weight, (3, 3, 3, 3)).flatten(0, 1)[:, None],
+                     blur.to(weight)[None, None])[:, 0].unflatten(0, weight.shape[:2])
+    # (inputs, outputs, 3, 2, 3, 2), coarse cells and fine pixels in them
+    cells = whole.unflatten(3, (3, 2)).unflatten(2, (3, 2)).flip(2, 4)
     return cells.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
 
 class QuickDouble(FewProducts):
@@ -148,7 +165,8 @@ def fuse(self):
     "For inference: lengths of weights at hand, and fewer products where channels are many."
     self.known, self.quick_from = self.lengths().contiguous(), UP_FROM if self.blur is not None else 0
     inputs = self.modulation.weight.shape[0]
-    if self.blur is not None and inputs >= FEWEST_CHANNELS: self.quick = QuickDouble(doubled(self.weight, self.blur.kernel))
+    if self.blur is not None and inputs >= FEWEST_CHANNELS:
+        self.quick = QuickDouble(doubled(self.weight, self.blur.kernel))
     if self.blur is None and min(self.weight.shape[:2]) >= FEWEST_CHANNELS: self.quick = FewProducts(self.weight)
 
 # %% ../nbs/25_stylegan.ipynb #a650614b
@@ -164,7 +182,8 @@ class StyledConv(nn.Module):
 
 # %% ../nbs/25_stylegan.ipynb #8b314d2b
 def channels(size: int, ceiling: int = 512, multiplier: float = 1.0) -> int:
-    "Feature maps at resolution `size`: 64 at 256, twice as many at half the size, up to `ceiling` (StyleGAN2, configuration of LIA)."
+    """Feature maps at resolution `size`: 64 at 256, twice as many at half the size, up to `ceiling` (StyleGAN2,
+    configuration of LIA)."""
     return max(1, min(ceiling, round(multiplier * 64 * 256 / size)))
 
 def batch_spread(x: torch.Tensor, group: int = 4) -> torch.Tensor:
@@ -181,7 +200,8 @@ class StyleDiscriminator(nn.Module):
         widths = [channels(size >> i, ceiling, multiplier) for i in range(int(math.log2(size)) - 1)]
         self.first, last = ConvLayer(3, widths[0], 1), widths[-1]
         self.blocks = nn.Sequential(*(ResBlock(a, b) for a, b in zip(widths, widths[1:])))
-        self.last, self.hidden, self.score = ConvLayer(last + 1, last, 3), ConvLayer(last, last, 4), EqualLinear(last, 1)
+        self.last, self.hidden, self.score = ConvLayer(last + 1, last, 3), ConvLayer(last, last,
+                                                                                     4), EqualLinear(last, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.last(batch_spread(self.blocks(self.first(2 * images - 1))))

@@ -30,12 +30,25 @@ from .train import MethodConfig, signature, train
 # %% ../nbs/80_sweep.ipynb #1e883ed9
 def notebook_parameters(path: str | Path) -> dict:
     "Name and default of each parameter of a notebook: the assignments in its cell tagged `parameters`."
-    try: found = ["".join(c["source"]) for c in json.loads(Path(path).read_text(encoding="utf8"))["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    try:
+        found = [
+            "".join(c["source"]) for c in json.loads(Path(path).read_text(encoding="utf8"))["cells"]
+            if "parameters" in c["metadata"].get("tags", [])
+        ]
     except FileNotFoundError as e: raise UserError(f"{path}: no such notebook; check the name") from e
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e: raise UserError(f"{path}: not a notebook; check the name, or open and save it with Jupyter") from e
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise UserError(f"{path}: not a notebook; check the name, or open and save it with Jupyter") from e
     if not found: raise UserError(f"{path}: has no cell tagged `parameters`; tag the cell that sets them")
-    try: return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(found[0]).body if isinstance(s, ast.Assign)}
-    except (SyntaxError, ValueError, AttributeError) as e: raise UserError(f"{path}: its cell tagged `parameters` may only set names to plain values ({e}); move other code into a cell of its own") from e
+    try:
+        return {
+            s.targets[0].id: ast.literal_eval(s.value)
+            for s in ast.parse(found[0]).body if isinstance(s, ast.Assign)
+        }
+    except (SyntaxError, ValueError, AttributeError) as e:
+        raise UserError(
+            f"{path}: its cell tagged `parameters` may only set names to plain values ({e}); move other code into a"
+            " cell of its own"
+        ) from e
 
 # %% ../nbs/80_sweep.ipynb #19cca8dd
 def parse_parameter(name: str, text: str, default) -> object:
@@ -64,7 +77,8 @@ def run_notebook(path: str | Path, out: str | Path, parameters: dict[str, str] |
     failed.unlink(missing_ok=True)
     with write_atomic(out) as temp:
         try: papermill.execute_notebook(path, temp, values, kernel_name="python3", progress_bar=sys.stderr.isatty())
-        except papermill.PapermillExecutionError as e: problem, cause = f"cell {e.cell_index} raised {e.ename}: {e.evalue}", e
+        except papermill.PapermillExecutionError as e:
+            problem, cause = f"cell {e.cell_index} raised {e.ename}: {e.evalue}", e
         except DeadKernelError as e: problem, cause = "the kernel died, perhaps for lack of memory", e
         else: problem = None
         if problem:
@@ -74,8 +88,12 @@ def run_notebook(path: str | Path, out: str | Path, parameters: dict[str, str] |
 
 # %% ../nbs/80_sweep.ipynb #17242ea0
 def loaded_code() -> str:
-    "Digest of the modules of this package that are loaded. Others, such as those that draw tables, cannot change what a run does."
-    files = {Path(m.__file__) for name, m in list(sys.modules.items()) if name.split(".")[0] == "animrepro" and getattr(m, "__file__", None)}
+    """Digest of the modules of this package that are loaded. Others, such as those that draw tables, cannot change
+    what a run does."""
+    files = {
+        Path(m.__file__)
+        for name, m in list(sys.modules.items()) if name.split(".")[0] == "animrepro" and getattr(m, "__file__", None)
+    }
     return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in sorted(files))).hexdigest()[:12]
 
 # %% ../nbs/80_sweep.ipynb #a658d144
@@ -93,7 +111,8 @@ class Bench:
         record = prepared(self.path)
         self.store, self.puppets = FrameStore(self.path), record.entry["kind"] == "puppets"
         self.dataset = record.name if record.entry["kind"] == "folder" else record.entry["kind"]
-        for method in self.methods: method_class(method)  # loads its module, so that the digest does not depend on which method runs first
+        # loads its module, so that the digest does not depend on which method runs first
+        for method in self.methods: method_class(method)
         self.code = loaded_code()
         self.tables, self.scores = {}, []  # rows by (variant, seed); summaries
 
@@ -102,14 +121,21 @@ class Bench:
         return dict(evaluate=str(self.evaluate), instruments=self.instruments.named())
 
 # %% ../nbs/80_sweep.ipynb #2fa26631
-def open_bench(store: str, methods: list[str], scale: str, out: Path, sources: list[int], datasets: dict, landmarks: str = "", identity: str = "") -> Bench:
-    """A bench for `methods` on the frame store `store` or, if that is empty, on the data set `smoke`, drawn into `out`. LPIPS is measured where its
-    network is available, keypoint distances where `landmarks` names a trained landmark network, distances of identities where `identity` names one that tells puppets apart. The copy of the source is scored first."""
+def open_bench(store: str, methods: list[str], scale: str, out: Path, sources: list[int], datasets: dict,
+               landmarks: str = "", identity: str = "") -> Bench:
+    """A bench for `methods` on the frame store `store` or, if that is empty, on the data set `smoke`, drawn into
+    `out`. LPIPS is measured where its network is available, keypoint distances where `landmarks` names a trained
+    landmark network, distances of identities where `identity` names one that tells puppets apart. The copy of the
+    source is scored first."""
     path = Path(store) if store else out / "smoke.zip"
     if not store: prepare("smoke", dataset_entry("smoke", datasets), path)
     lpips, reason = load_lpips()
     if not lpips: print(f"lpips: {reason}", file=sys.stderr)
-    bench = Bench(path, tuple(methods), scale, EvaluateConfig(sources=tuple(sources)), Instruments(lpips, load_landmarks(landmarks) if landmarks else None, load_identity(identity) if identity else None), out)
+    bench = Bench(
+        path, tuple(methods), scale, EvaluateConfig(sources=tuple(sources)),
+        Instruments(lpips,
+                    load_landmarks(landmarks) if landmarks else None,
+                    load_identity(identity) if identity else None), out)
     score_copy(bench)
     return bench
 
@@ -122,17 +148,25 @@ def holds(file: Path, wanted: dict) -> bool:
 
 # %% ../nbs/80_sweep.ipynb #63d24180
 def run_variant(bench: Bench, method: str, variant: str, config: MethodConfig, seed: int) -> pd.DataFrame:
-    "Trains and scores one variant of a method with one seed, or reads what an earlier call left. Adds the rows to the bench and rewrites its `scores.csv`."
-    if method not in bench.methods: raise UserError(f"sweep: {method} is not a method of this bench; name it in `open_bench`")
-    if (variant, seed) in bench.tables: raise UserError(f"sweep: {variant} with seed {seed} was run before; give each variant, of all methods, a name of its own, and each seed once")
+    """Trains and scores one variant of a method with one seed, or reads what an earlier call left. Adds the rows to
+    the bench and rewrites its `scores.csv`."""
+    if method not in bench.methods:
+        raise UserError(f"sweep: {method} is not a method of this bench; name it in `open_bench`")
+    if (variant, seed) in bench.tables:
+        raise UserError(
+            f"sweep: {variant} with seed {seed} was run before; give each variant, of all methods, a name of its own,"
+            " and each seed once"
+        )
     folder, weights = bench.out / f"{variant}-{seed}", bench.out / f"{variant}-{seed}" / "weights.safetensors"
     trained = dict(signature=signature(method, config, seed, bench.store), modules=bench.code)
     scored = bench.scoring() | trained
     if not (weights.exists() and holds(folder / "run.json", trained)):
-        train(bench.store, method, config, seed, folder, resume=True, dataset=bench.dataset, scale=bench.scale, variant=variant, modules=bench.code, data=sha256(bench.path))
+        train(bench.store, method, config, seed, folder, resume=True, dataset=bench.dataset, scale=bench.scale,
+              variant=variant, modules=bench.code, data=sha256(bench.path))
     if not holds(folder / "scored.json", scored):
         score(bench, load_weights(weights), folder)
-        write_json(folder / "scored.json", scored | dict(weights=sha256(weights), data=sha256(bench.path), **circumstances()))
+        write_json(folder / "scored.json",
+                   scored | dict(weights=sha256(weights), data=sha256(bench.path), **circumstances()))
     return enter(bench, method, variant, seed, config.train.steps, pd.read_parquet(folder / "rows.parquet"))
 
 # %% ../nbs/80_sweep.ipynb #7f37f341
@@ -148,7 +182,8 @@ def score_copy(bench: Bench):
 def score(bench: Bench, model: torch.nn.Module, folder: Path):
     "Scores a model on the test clips and writes the rows into `folder`."
     device = next(model.parameters(), torch.empty(0)).device
-    save_rows(folder / "rows.parquet", evaluate(model.eval(), bench.store, bench.evaluate, bench.instruments, bench.puppets, device))
+    save_rows(folder / "rows.parquet",
+              evaluate(model.eval(), bench.store, bench.evaluate, bench.instruments, bench.puppets, device))
 
 # %% ../nbs/80_sweep.ipynb #b19c1075
 def enter(bench: Bench, method: str, variant: str, seed: int, steps: int, rows: pd.DataFrame) -> pd.DataFrame:
@@ -167,8 +202,20 @@ class Measure:
     digits: int
     better: int = -1
 
-MEASURES = {m: Measure("dB", 2, +1) for m in ("psnr", *CROSS.values(), "psnr_hidden", "cross_psnr_mismatch")} | {"l1": Measure("levels", 2), "lpips": Measure("", 4), "akd": Measure("px", 3),
-            "mkr": Measure("", 4), "aed": Measure("", 3), "jitter": Measure("levels", 2), "flicker": Measure("levels", 2), "epe": Measure("px", 3), "fd_alexnet": Measure("", 3)}
+MEASURES = {
+    m: Measure("dB", 2, +1)
+    for m in ("psnr", *CROSS.values(), "psnr_hidden", "cross_psnr_mismatch")
+} | {
+    "l1": Measure("levels", 2),
+    "lpips": Measure("", 4),
+    "akd": Measure("px", 3),
+    "mkr": Measure("", 4),
+    "aed": Measure("", 3),
+    "jitter": Measure("levels", 2),
+    "flicker": Measure("levels", 2),
+    "epe": Measure("px", 3),
+    "fd_alexnet": Measure("", 3)
+}
 
 # %% ../nbs/80_sweep.ipynb #ada0de07
 class Gain(NamedTuple):
@@ -178,13 +225,15 @@ class Gain(NamedTuple):
     barred: str = ""
 
 def paired_gain(bench: Bench, a: tuple[str, int], b: tuple[str, int], metric: str) -> tuple[Interval, list[float]]:
-    "The gain of (variant, number of sources) `a` over `b`, positive where `a` is better, over all common seeds, and the mean of each seed. Each seed is compared with the one copy."
+    """The gain of (variant, number of sources) `a` over `b`, positive where `a` is better, over all common seeds,
+    and the mean of each seed. Each seed is compared with the one copy."""
     seeds = {name: {seed for variant, seed in bench.tables if variant == name} for name in (a[0], b[0])}
     common = sorted(seeds[a[0]] if b[0] == "copy" else seeds[a[0]] & seeds[b[0]])
     if not common: raise UserError(f"sweep: {a[0]} and {b[0]} have no seed in common; run both with the same seeds")
     found = []
     for seed in common:
-        x, y = (bench.tables[v, 0 if v == "copy" else seed].query("sources == @n").dropna(subset=metric).set_index(["clip", "frame"])[metric] for v, n in (a, b))
+        x, y = (bench.tables[v, 0 if v == "copy" else seed].query("sources == @n").dropna(subset=metric).set_index(
+            ["clip", "frame"])[metric] for v, n in (a, b))
         found.append((MEASURES[metric].better * (x - y)).dropna().rename("gain").reset_index().assign(seed=seed))
     rows = pd.concat(found)
     interval = lambda r: crossed_mean(r["gain"].to_numpy(), r["seed"].to_numpy(), r["clip"].to_numpy())
@@ -200,17 +249,26 @@ def verdict(claim: str, gain: Interval, by_seed: list[float], barred: str = "", 
     "One sentence: the claim that there is a gain is reproduced, contradicted, unresolved, or not tested and why."
     text = lambda *values: ", ".join(f"{v:+.{MEASURES[metric].digits}f}" for v in values)
     unit = f" {MEASURES[metric].unit}".rstrip()
-    numbers = f"gain {text(gain.value)}{unit}, 95 % interval {text(gain.low)} to {text(gain.high)} over {gain.clips} clips{' and ' + str(len(by_seed)) + ' seeds' if len(by_seed) > 1 else ''}; by seed {text(*by_seed)}"
+    numbers = (
+        f"gain {text(gain.value)}{unit}, 95 % interval {text(gain.low)} to {text(gain.high)} over {gain.clips}"
+        f" clips{' and ' + str(len(by_seed)) + ' seeds' if len(by_seed) > 1 else ''}; by seed {text(*by_seed)}"
+    )
     word = "not tested" if barred else judge(gain, Rule(0.0, above=0.0))
-    return f"{claim}: {word} ({barred + '; ' if barred else ''}{numbers}{'; ' + power(gain) if word == 'unresolved' else ''})."
+    return (
+        f"{claim}: {word}"
+        f" ({barred + '; ' if barred else ''}{numbers}{'; ' + power(gain) if word == 'unresolved' else ''})."
+    )
 
 # %% ../nbs/80_sweep.ipynb #bde5b371
 def score_table(bench: Bench, metrics: list[str]) -> pd.DataFrame:
-    "Mean ± standard deviation over seeds as texts (of one seed the mean): the copy of the source, then a line per variant in the order of running, a column for each of `metrics` that was measured."
+    """Mean ± standard deviation over seeds as texts (of one seed the mean): the copy of the source, then a line per
+    variant in the order of running, a column for each of `metrics` that was measured."""
     scores = pd.concat(bench.scores)
     scores = scores[scores.sources == scores.sources.min()]
-    text = lambda r: f"{r['mean']:.{MEASURES[r.name[1]].digits}f}" + (f" ± {r['std']:.{MEASURES[r.name[1]].digits}f}" if r["std"] == r["std"] else "")
-    table = scores[scores.metric.isin(metrics)].groupby(["variant", "metric"]).value.agg(["mean", "std"]).apply(text, axis=1).unstack("metric")
+    text = lambda r: f"{r['mean']:.{MEASURES[r.name[1]].digits}f}" + (f" ± {r['std']:.{MEASURES[r.name[1]].digits}f}"
+                                                                      if r["std"] == r["std"] else "")
+    table = scores[scores.metric.isin(metrics)].groupby(["variant", "metric"]).value.agg(["mean", "std"]).apply(
+        text, axis=1).unstack("metric")
     return table.loc[scores.variant.unique(), [m for m in metrics if m in table]]
 
 # %% ../nbs/80_sweep.ipynb #819ea0fd
@@ -220,7 +278,13 @@ def find_gains(bench: Bench, pairs: list[tuple[str, str]], metrics: list[str]) -
     return {(a, b, m): compare(bench, (a, few), (b, few), m) for m in metrics for a, b in pairs}
 
 def gain_table(bench: Bench, gains: dict[tuple[str, str, str], Gain]) -> pd.DataFrame:
-    "Gains as lines, with their intervals over seeds and clips, the smallest effect that could be seen, and the gain of each seed."
+    """Gains as lines, with their intervals over seeds and clips, the smallest effect that could be seen, and the
+    gain of each seed."""
     seeds = sorted({seed for variant, seed in bench.tables if variant != "copy"})
-    return pd.DataFrame([dict(metric=m, better=a, than=b, gain=g.interval.value, low=g.interval.low, high=g.interval.high, sees=smallest_effect(g.interval), unit=MEASURES[m].unit, **{f"seed {s}": v for s, v in zip(seeds, g.by_seed)})
-                         for (a, b, m), g in gains.items()]).round(4)
+    return pd.DataFrame([
+        dict(metric=m, better=a, than=b, gain=g.interval.value, low=g.interval.low, high=g.interval.high,
+             sees=smallest_effect(g.interval), unit=MEASURES[m].unit, **{
+                 f"seed {s}": v
+                 for s, v in zip(seeds, g.by_seed)
+             }) for (a, b, m), g in gains.items()
+    ]).round(4)

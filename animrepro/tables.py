@@ -31,7 +31,8 @@ from .stats import Interval, bootstrap_mean, crossed_mean
 
 # %% ../nbs/73_tables.ipynb #9a8dfb00
 def published() -> pd.DataFrame:
-    "The published numbers: paper, table, dataset, method, sources, variant, metric, value and std (texts as printed), note."
+    """The published numbers: paper, table, dataset, method, sources, variant, metric, value and std (texts as
+    printed), note."""
     with files("animrepro").joinpath("published.csv").open(encoding="utf8") as f:
         return pd.read_csv(f, dtype=str, keep_default_na=False).astype({"sources": int})
 
@@ -39,19 +40,24 @@ def published() -> pd.DataFrame:
 def read_scores(path: Path) -> pd.DataFrame:
     "A table of scores with the columns `COLUMNS`. `UserError` where it is missing or something else."
     try: scores = pd.read_csv(path)
-    except FileNotFoundError as e: raise UserError(f"{path}: no such file; run `make repro`, or `animrepro evaluate` for this one") from e
-    except (ValueError, OSError) as e: raise UserError(f"{path}: not a table of scores; delete it and evaluate again") from e
-    if list(scores) != COLUMNS: raise UserError(f"{path}: has other columns than this version writes; delete it and evaluate again")
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file; run `make repro`, or `animrepro evaluate` for this one") from e
+    except (ValueError, OSError) as e:
+        raise UserError(f"{path}: not a table of scores; delete it and evaluate again") from e
+    if list(scores) != COLUMNS:
+        raise UserError(f"{path}: has other columns than this version writes; delete it and evaluate again")
     return scores
 
 # %% ../nbs/73_tables.ipynb #200a96ce
 def shown_methods(root: Path, run: Run, dataset: str) -> list[str]:
-    "What tables and figures show for a data set: all `methods` of `run`, and those of its `baselines` that were scored with every seed."
+    """What tables and figures show for a data set: all `methods` of `run`, and those of its `baselines` that were
+    scored with every seed."""
     scores = lambda method, seed: root / "results" / "run" / "evaluate" / f"{dataset}-{method}-{seed}" / "scores.csv"
     return [*run.methods, *(m for m in run.baselines if all(scores(m, seed).is_file() for seed in run.seeds))]
 
 def run_folders(root: Path) -> list[tuple[str, Path]]:
-    "Folders with the `scores.csv` of this run, each with the prefix of its run names: those that `params.yaml` asks for, then any sweeps."
+    """Folders with the `scores.csv` of this run, each with the prefix of its run names: those that `params.yaml`
+    asks for, then any sweeps."""
     run, made = load_params(root / "params.yaml").run, root / "results" / "run"
     runs = {d: [("copy", 0), *itertools.product(shown_methods(root, run, d), run.seeds)] for d in run.datasets}
     names = [f"{d}-{m}-{s}" for d, some in runs.items() for m, s in some]
@@ -60,19 +66,28 @@ def run_folders(root: Path) -> list[tuple[str, Path]]:
 
 # %% ../nbs/73_tables.ipynb #e94f5571
 def collect(root: str | Path) -> pd.DataFrame:
-    "The scores of this run, with the columns `COLUMNS`. Raises `UserError` that names the file if an evaluation is missing."
-    tables = [read_scores(folder / "scores.csv").assign(run=lambda t: prefix + t["run"]) for prefix, folder in run_folders(Path(root))]
+    """The scores of this run, with the columns `COLUMNS`. Raises `UserError` that names the file if an evaluation is
+    missing."""
+    tables = [
+        read_scores(folder / "scores.csv").assign(run=lambda t: prefix + t["run"])
+        for prefix, folder in run_folders(Path(root))
+    ]
     scores = pd.concat(tables, ignore_index=True)
     twice = scores.loc[scores.duplicated(["run", "sources", "metric"]), "run"].tolist()
-    if twice: raise UserError(f"params.yaml: two data sets of `run` give the same run {twice[0]}; give one of them a scale of its own")
+    if twice:
+        raise UserError(
+            f"params.yaml: two data sets of `run` give the same run {twice[0]}; give one of them a scale of its own")
     return in_order(scores)
 
 # %% ../nbs/73_tables.ipynb #487e422d
 def in_order(scores: pd.DataFrame) -> pd.DataFrame:
-    "Scores in one order, so that the same scores are the same bytes: baseline first, sweeps last, metrics as in `METRICS`."
+    """Scores in one order, so that the same scores are the same bytes: baseline first, sweeps last, metrics as in
+    `METRICS`."""
     rank = {m: i for i, m in enumerate(METRICS)}
     keys = scores.assign(_sweep=sweep_of(scores), _copy=scores["method"] != "copy", _metric=scores["metric"].map(rank))
-    by = ["_sweep", "dataset", "scale", "_copy", "method", "variant", *["seed"] * ("seed" in scores), "sources", "_metric"] + ["minus"] * ("minus" in scores)
+    by = [
+        "_sweep", "dataset", "scale", "_copy", "method", "variant", *["seed"] * ("seed" in scores), "sources", "_metric"
+    ] + ["minus"] * ("minus" in scores)
     return scores.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 # %% ../nbs/73_tables.ipynb #436074b2
@@ -86,7 +101,8 @@ OTHERS = {  # rows that are no method of this repository: variants and programs 
     "fomm_reference": "FOMM, authors' code", "tpsmm_reference": "TPSMM, authors' code"}
 
 def titles() -> dict[str, str]:
-    "What people call the methods, in the order of tables: of two methods the one that stands here first is compared with the other."
+    """What people call the methods, in the order of tables: of two methods the one that stands here first is
+    compared with the other."""
     found = {name: cls.title for name, cls in methods().items()}
     return found | {name: title for name, title in OTHERS.items() if name not in found}
 
@@ -100,18 +116,35 @@ def place(method: str) -> tuple[int, str]:
 
 # %% ../nbs/73_tables.ipynb #bfed5521
 COMPONENTS = {  # variants of a sweep: method, variant, name
-    "implicit_warping": [("implicit_warping", "plain", "attention only"), ("implicit_warping", "residual", "+ residual"), ("implicit_warping", "full", "+ residual, extra keys")],  # IW, Tables 4 and 5
-    "tpsmm": [("tpsmm", "tps", "TPS"), ("tpsmm", "dropout", "+ dropout"), ("tpsmm", "masks", "+ multi-resolution masks"), ("tpsmm", "background", "+ background loss"),
+    # IW, Tables 4 and 5
+    "implicit_warping": [("implicit_warping", "plain", "attention only"),
+                         ("implicit_warping", "residual", "+ residual"),
+                         ("implicit_warping", "full", "+ residual, extra keys")],
+    "tpsmm": [("tpsmm", "tps", "TPS"), ("tpsmm", "dropout", "+ dropout"),
+              ("tpsmm", "masks", "+ multi-resolution masks"), ("tpsmm", "background", "+ background loss"),
               ("tpsmm", "full", "+ warp loss (full)")],  # TPSMM, Table 4
-    "fomm_size": [("fomm", f"k{k}", f"K = {k} ({6 * k} numbers)") for k in (5, 10, 20)],  # TPSMM, Table 3; its section 4.3 counts the numbers
+    # TPSMM, Table 3; its section 4.3 counts the numbers
+    "fomm_size": [("fomm", f"k{k}", f"K = {k} ({6 * k} numbers)") for k in (5, 10, 20)],
     "tpsmm_size": [("tpsmm", f"k{k}", f"K = {k} ({16 * k + 6} numbers)") for k in (2, 4, 8)],
-    "lia_dictionary": [("lia", "no_dictionary", "without dictionary"), ("lia", "full", "with dictionary (full)")],  # LIA, Table 4
+    # LIA, Table 4
+    "lia_dictionary": [("lia", "no_dictionary", "without dictionary"), ("lia", "full", "with dictionary (full)")],
     "lia_directions": [("lia", f"m{m}", f"M = {m}") for m in (5, 10, 20, 40, 100)],  # LIA, Table 5
-    "reference": [("fomm", "fomm", "as here"), ("fomm", "fomm-same", "their architecture and recipe"), ("fomm_reference", "fomm-published", "published recipe"), ("fomm_reference", "fomm-scheduled", "recipe of ours"),
-                  ("tpsmm", "tpsmm", "as here"), ("tpsmm", "tpsmm-wide", "ResNets as wide as theirs"), ("tpsmm", "tpsmm-same", "their architecture and recipe"), ("tpsmm_reference", "tpsmm-published", "published recipe"),
+    "reference": [("fomm", "fomm", "as here"), ("fomm", "fomm-same", "their architecture and recipe"),
+                  ("fomm_reference", "fomm-published", "published recipe"),
+                  ("fomm_reference", "fomm-scheduled", "recipe of ours"), ("tpsmm", "tpsmm", "as here"),
+                  ("tpsmm", "tpsmm-wide", "ResNets as wide as theirs"),
+                  ("tpsmm", "tpsmm-same", "their architecture and recipe"),
+                  ("tpsmm_reference", "tpsmm-published", "published recipe"),
                   ("tpsmm_reference", "tpsmm-scheduled", "recipe of ours")],  # notebook 94
 }
-VARIANTS = {(method, variant): name for part in COMPONENTS.values() for method, variant, name in part} | {("mraa", f"k{k}"): f"K = {k} ({6 * k + 6} numbers)" for k in (5, 10, 20)}
+VARIANTS = {
+    (method, variant): name
+    for part in COMPONENTS.values()
+    for method, variant, name in part
+} | {
+    ("mraa", f"k{k}"): f"K = {k} ({6 * k + 6} numbers)"
+    for k in (5, 10, 20)
+}
 VARIANTS["copy", "copy"] = "copy of source 1"
 
 # %% ../nbs/73_tables.ipynb #08f316a5
@@ -119,8 +152,12 @@ def variants(*parts: str) -> tuple[tuple[str, str], ...]:
     "The (method, variant) of some parts of `COMPONENTS`."
     return tuple(v[:2] for part in parts for v in COMPONENTS[part])
 
-COMPARED = {(b, a) for part in COMPONENTS if part not in ("lia_directions", "reference") for a, b in itertools.pairwise(variants(part))}  # (method, variant) of both
-COMPARED |= {(("lia", "m20"), v) for v in variants("lia_directions") if v[1] != "m20"} | {(("tpsmm", "full"), ("tpsmm", "tps"))}
+# (method, variant) of both
+COMPARED = {(b, a)
+            for part in COMPONENTS if part not in ("lia_directions", "reference")
+            for a, b in itertools.pairwise(variants(part))}
+COMPARED |= {(("lia", "m20"), v)
+             for v in variants("lia_directions") if v[1] != "m20"} | {(("tpsmm", "full"), ("tpsmm", "tps"))}
 COMPARED |= {(("tpsmm", f"k{2 * n}"), ("fomm", f"k{5 * n}")) for n in (1, 2, 4)}
 COMPARED |= {(a, b) for a, b in itertools.product(variants("reference"), repeat=2) if b[0] == f"{a[0]}_reference"}
 
@@ -129,11 +166,13 @@ Term = tuple[str, int]  # run, number of sources
 
 @dataclass
 class Contrast:
-    "Sum of the terms `plus` minus the sum of the terms `less`, told as `minus`. The line of a gain is named after the first of `plus`."
+    """Sum of the terms `plus` minus the sum of the terms `less`, told as `minus`. The line of a gain is named after
+    the first of `plus`."""
     minus: str
     plus: list[Term]
     less: list[Term]
-    modes: tuple[str, str] | None = None  # of cross-identity animation, of `plus` and of `less`; None for all other metrics
+    # of cross-identity animation, of `plus` and of `less`; None for all other metrics
+    modes: tuple[str, str] | None = None
 
     def metrics(self) -> list[tuple[str, str]]:
         "Pairs of metrics to compare: of `plus` and of `less`."
@@ -143,26 +182,36 @@ class Contrast:
 def within(run: str, sources: list[int]) -> list[Contrast]:
     "What is compared inside a run: numbers of sources, and modes of transfer with one source."
     found = [Contrast(f"sources={n}", [(run, m)], [(run, n)]) for n, m in itertools.combinations(sources, 2)]
-    return found + [Contrast(f"mode={b}", [(run, 1)], [(run, 1)], (a, b)) for b, a in itertools.combinations(CROSS, 2) if 1 in sources]
+    return found + [
+        Contrast(f"mode={b}", [(run, 1)], [(run, 1)], (a, b))
+        for b, a in itertools.combinations(CROSS, 2) if 1 in sources
+    ]
 
 # %% ../nbs/73_tables.ipynb #5075d71b
 def between(a: str, x: pd.Series, b: str, y: pd.Series) -> list[Contrast]:
-    """What is compared between the runs `a` and `b`, described by `x` and `y`: methods of main runs with equal variant, in the order of
-    `titles`, so that each pair is there once, and the variants of a sweep that `COMPARED` names."""
+    """What is compared between the runs `a` and `b`, described by `x` and `y`: methods of main runs with equal
+    variant, in the order of `titles`, so that each pair is there once, and the variants of a sweep that `COMPARED`
+    names."""
     here, there = (x["method"], x["variant"]), (y["method"], y["variant"])
     both = [n for n in x["sources"] if n in y["sources"]]
     alike = lambda minus: [Contrast(minus, [(a, n)], [(b, n)]) for n in both]
     if y["method"] == "copy": return [Contrast("method=copy", [(a, 1)], [(b, 1)])] if 1 in both else []
     if x["seed"] != y["seed"]: return []
-    if x["sweep"] and (here, there) in COMPARED: return alike(f"method={y['method']}, " * (here[0] != there[0]) + f"variant={y['variant']}")
+    if x["sweep"] and (here, there) in COMPARED:
+        return alike(f"method={y['method']}, " * (here[0] != there[0]) + f"variant={y['variant']}")
     if x["sweep"] or x["variant"] != y["variant"] or place(x["method"]) >= place(y["method"]): return []
     least = both[:1]
-    return alike(f"method={y['method']}") + [Contrast(f"sources={n}, beyond {y['method']}", [(a, m), (b, n)], [(a, n), (b, m)]) for n in least for m in both[1:]]
+    return alike(f"method={y['method']}") + [
+        Contrast(f"sources={n}, beyond {y['method']}", [(a, m), (b, n)], [(a, n), (b, m)]) for n in least
+        for m in both[1:]
+    ]
 
 # %% ../nbs/73_tables.ipynb #214ab06a
 def contrasts(scores: pd.DataFrame) -> list[Contrast]:
     "All comparisons that the runs of `scores` allow."
-    about = dict.fromkeys(["dataset", "scale", "method", "variant", "seed", "sweep"], "first") | {"sources": lambda s: sorted(set(s))}
+    about = dict.fromkeys(["dataset", "scale", "method", "variant", "seed", "sweep"], "first") | {
+        "sources": lambda s: sorted(set(s))
+    }
     runs, found = scores.assign(sweep=sweep_of(scores)).groupby("run", sort=False).agg(about), []
     copied = set(runs.loc[runs["method"] == "copy", "sweep"])
     for (a, x), (b, y) in itertools.product(runs.iterrows(), runs.iterrows()):
@@ -179,7 +228,10 @@ def row_files(root: str | Path) -> dict[str, Path]:
     paths = {}
     for prefix, folder in run_folders(Path(root)):
         runs = read_scores(folder / "scores.csv").drop_duplicates("run")
-        paths |= {prefix + r.run: (folder / f"{r.variant}-{r.seed}" if prefix else folder) / "rows.parquet" for r in runs.itertuples()}
+        paths |= {
+            prefix + r.run: (folder / f"{r.variant}-{r.seed}" if prefix else folder) / "rows.parquet"
+            for r in runs.itertuples()
+        }
     return {run: path for run, path in paths.items() if path.exists()}
 
 def read_rows(root: str | Path) -> dict[str, pd.DataFrame]:
@@ -188,36 +240,61 @@ def read_rows(root: str | Path) -> dict[str, pd.DataFrame]:
 
 # %% ../nbs/73_tables.ipynb #23048038
 def by_frame(rows: dict[str, pd.DataFrame]) -> dict[Term, pd.DataFrame]:
-    "Scores with the index (clip, frame) by run and number of sources. Reconstruction and cross-identity rows of a frame become one."
-    return {(run, n): part.groupby(["clip", "frame"]).first() for run, table in rows.items() for n, part in table.groupby("sources")}
+    """Scores with the index (clip, frame) by run and number of sources. Reconstruction and cross-identity rows of a
+    frame become one."""
+    return {
+        (run, n): part.groupby(["clip", "frame"]).first()
+        for run, table in rows.items()
+        for n, part in table.groupby("sources")
+    }
 
 # %% ../nbs/73_tables.ipynb #b29788b7
 def paired(contrast: Contrast, scored: dict[Term, pd.DataFrame]) -> pd.DataFrame:
     "A contrast frame by frame, one column per metric; NaN where a term has no score."
     plus, less = (sum(scored[t] for t in terms) for terms in (contrast.plus, contrast.less))
-    return pd.DataFrame({first: plus[first] - less[second] for first, second in contrast.metrics() if first in plus and second in less})
+    return pd.DataFrame({
+        first: plus[first] - less[second]
+        for first, second in contrast.metrics() if first in plus and second in less
+    })
 
 # %% ../nbs/73_tables.ipynb #0d0671f9
-GAIN_COLUMNS = ["dataset", "scale", "method", "variant", "seed", "sources", "metric", "minus", "value", "low", "high", "clips", "frames", "run"]
+GAIN_COLUMNS = [
+    "dataset", "scale", "method", "variant", "seed", "sources", "metric", "minus", "value", "low", "high", "clips",
+    "frames", "run"
+]
 
 def find_gains(scores: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    "All differences of `contrasts` for every metric that all terms have. Without the rows of all runs there is a value and no interval."
-    known, scored, lines = {(s["run"], s["sources"], s["metric"]): s for s in scores.to_dict("records")}, by_frame(rows), []
+    """All differences of `contrasts` for every metric that all terms have. Without the rows of all runs there is a
+    value and no interval."""
+    known, scored, lines = {
+        (s["run"], s["sources"], s["metric"]): s
+        for s in scores.to_dict("records")
+    }, by_frame(rows), []
     for c in contrasts(scores):
         frames = paired(c, scored) if all(t in scored for t in c.plus + c.less) else None
         for first, second in c.metrics():
-            plus, less = ([known.get((*t, metric)) for t in terms] for terms, metric in ((c.plus, first), (c.less, second)))
+            plus, less = ([known.get((*t, metric)) for t in terms]
+                          for terms, metric in ((c.plus, first), (c.less, second)))
             if None in plus + less: continue
-            if frames is None: value = Interval(sum(s["value"] for s in plus) - sum(s["value"] for s in less), np.nan, np.nan, plus[0]["clips"], plus[0]["frames"])
-            else: value = bootstrap_mean(frames[first].to_numpy(), frames.index.get_level_values("clip").to_numpy(), seed=0)
+            if frames is None:
+                value = Interval(
+                    sum(s["value"] for s in plus) - sum(s["value"] for s in less), np.nan, np.nan, plus[0]["clips"],
+                    plus[0]["frames"])
+            else:
+                value = bootstrap_mean(frames[first].to_numpy(),
+                                       frames.index.get_level_values("clip").to_numpy(), seed=0)
             lines.append({k: plus[0][k] for k in GAIN_COLUMNS if k in plus[0]} | dict(minus=c.minus) | asdict(value))
     return in_order(pd.DataFrame(lines, columns=GAIN_COLUMNS))
 
 # %% ../nbs/73_tables.ipynb #16cc2273
-POOLED_COLUMNS = ["dataset", "scale", "method", "variant", "sources", "metric", "minus", "value", "low", "high", "seeds", "clips", "frames", "steps", "run"]
+POOLED_COLUMNS = [
+    "dataset", "scale", "method", "variant", "sources", "metric", "minus", "value", "low", "high", "seeds", "clips",
+    "frames", "steps", "run"
+]
 
 def find_samples(scores: pd.DataFrame, rows: dict[str, pd.DataFrame]):
-    "A function from the run, sources, metric and opponent of a line to its values by (clip, frame); None where the rows of a run are missing."
+    """A function from the run, sources, metric and opponent of a line to its values by (clip, frame); None where the
+    rows of a run are missing."""
     scored, seen = by_frame(rows), {}
     named = {(*c.plus[0], c.minus, first): c for c in contrasts(scores) for first, _ in c.metrics()}
     def sample(run: str, sources: int, metric: str, minus: str) -> pd.Series | None:
@@ -232,26 +309,34 @@ def find_samples(scores: pd.DataFrame, rows: dict[str, pd.DataFrame]):
 def pool(scores: pd.DataFrame, gains: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     "Scores (their `minus` is empty) and gains with the columns `POOLED_COLUMNS`: one line for all seeds of a run."
     if scores.empty: return pd.DataFrame(columns=POOLED_COLUMNS)
-    sample, groups, about = find_samples(scores, rows), {}, ["dataset", "scale", "method", "variant", "sources", "metric", "minus"]
-    for line in [dict(s, minus="") for s in scores.to_dict("records")] + [dict(g, steps=0) for g in gains.to_dict("records")]:
+    sample, groups, about = find_samples(
+        scores, rows), {}, ["dataset", "scale", "method", "variant", "sources", "metric", "minus"]
+    for line in [dict(s, minus="")
+                 for s in scores.to_dict("records")] + [dict(g, steps=0) for g in gains.to_dict("records")]:
         sweep = line["run"].rpartition("/")[0]
         groups.setdefault((sweep, *(line[k] for k in about)), []).append(line)
     found = []
     for (sweep, *_), part in groups.items():
-        line, values = part[0], [sample(*(p[k] for k in ("run", "sources", "metric", "minus"))) for p in part] if len(part) > 1 else []
+        line, values = part[0], [sample(*(p[k] for k in ("run", "sources", "metric", "minus")))
+                                 for p in part] if len(part) > 1 else []
         value = {k: line[k] for k in ("value", "low", "high", "clips", "frames")}
-        if any(v is None for v in values): value |= dict(value=np.mean([p["value"] for p in part]), low=np.nan, high=np.nan, frames=sum(p["frames"] for p in part))
+        if any(v is None for v in values):
+            value |= dict(value=np.mean([p["value"] for p in part]), low=np.nan, high=np.nan,
+                          frames=sum(p["frames"] for p in part))
         elif values:
             flat, seeds = pd.concat(values), np.repeat([p["seed"] for p in part], [len(v) for v in values])
             value = asdict(crossed_mean(flat.to_numpy(), seeds, flat.index.get_level_values("clip").to_numpy()))
         run = f"{sweep}/" * bool(sweep) + "-".join(line[k] for k in ("dataset", "scale", "method", "variant"))
-        found.append({k: line[k] for k in (*about, "steps")} | value | dict(seeds=", ".join(str(p["seed"]) for p in sorted(part, key=lambda p: p["seed"])), run=run))
+        found.append({k: line[k]
+                      for k in (*about, "steps")} | value
+                     | dict(seeds=", ".join(str(p["seed"]) for p in sorted(part, key=lambda p: p["seed"])), run=run))
     return in_order(pd.DataFrame(found, columns=POOLED_COLUMNS))
 
 # %% ../nbs/73_tables.ipynb #3c36bed2
 @dataclass
 class Evidence:
-    "The scores and gains of one folder (`results/run` or `results/record`), by seed and pooled. All are empty where there is none."
+    """The scores and gains of one folder (`results/run` or `results/record`), by seed and pooled. All are empty
+    where there is none."""
     folder: Path
     scores: pd.DataFrame
     gains: pd.DataFrame
@@ -273,7 +358,8 @@ def read_evidence(folder: str | Path) -> Evidence:
     scores = read_scores(folder / "scores.csv") if (folder / "scores.csv").is_file() else empty
     stored, pooled = folder / "tables" / "gains.csv", folder / "tables" / "pooled.csv"
     gains = pd.read_csv(stored) if stored.is_file() else find_gains(scores, {})
-    return Evidence(folder, scores, gains, pd.read_csv(pooled, dtype=dict(seeds=str)).fillna(dict(minus="")) if pooled.is_file() else None)
+    return Evidence(folder, scores, gains,
+                    pd.read_csv(pooled, dtype=dict(seeds=str)).fillna(dict(minus="")) if pooled.is_file() else None)
 
 # %% ../nbs/73_tables.ipynb #0eb027ea
 @dataclass
@@ -284,28 +370,84 @@ class Block:
     notes: tuple[str, ...] = ()
 
 # %% ../nbs/73_tables.ipynb #6a1c9a31
-HEADS = {"psnr": "PSNR ↑", "l1": "L1 ↓", "lpips": "LPIPS ↓", "akd": "AKD ↓", "mkr": "MKR ↓", "aed": "AED ↓", "jitter": "jitter ↓", "flicker": "flicker ↓", "fd_alexnet": "FD, AlexNet ↓", "psnr_hidden": "PSNR, much hidden less little", "cross_psnr_mismatch": "cross PSNR, unlike pairs less like", "fid": "FID ↓", "akd@0.1": "AKD@0.1 ↓", "mkr@0.1": "MKR@0.1 ↓",
-         "akd@0.5": "AKD@0.5 ↓", "mkr@0.5": "MKR@0.5 ↓", "epe": "EPE ↓", "lpips_squeeze": "LPIPS, SqueezeNet ↓", "akd_mtcnn": "AKD, MTCNN ↓", "mkr_mtcnn": "MKR, MTCNN ↓", "cross_psnr": "cross PSNR ↑", "cross_psnr_own": "cross PSNR, relative ↑", "cross_psnr_avd": "cross PSNR, avd ↑",
-         "video_fid": "video FID ↓", "preference": "preferred, %", "continuity": "preferred for continuity, %", "authenticity": "preferred for authenticity, %",
-         "method": "method", "sources": "sources", "seed": "seed", "variant": "variant", "mode": "mode", "minus": "against"}
-DATASETS = {"thkh-512": "TalkingHead-1KH faces, 512 × 512", "thkh-256": "TalkingHead-1KH faces, 256 × 256", "vox2-256": "VoxCeleb2 faces, 256 × 256", "ted-384": "TED Talk upper bodies, 384 × 384",
-            "vox-256": "VoxCeleb faces, 256 × 256", "taichi-256": "TaiChiHD bodies, 256 × 256", "mgif": "MGif pixel animations",
-            "ted-256": "TED Talk upper bodies, 256 × 256", "germanpublictv": "VoxCeleb motion on GermanPublicTV faces"}
+HEADS = {
+    "psnr": "PSNR ↑",
+    "l1": "L1 ↓",
+    "lpips": "LPIPS ↓",
+    "akd": "AKD ↓",
+    "mkr": "MKR ↓",
+    "aed": "AED ↓",
+    "jitter": "jitter ↓",
+    "flicker": "flicker ↓",
+    "fd_alexnet": "FD, AlexNet ↓",
+    "psnr_hidden": "PSNR, much hidden less little",
+    "cross_psnr_mismatch": "cross PSNR, unlike pairs less like",
+    "fid": "FID ↓",
+    "akd@0.1": "AKD@0.1 ↓",
+    "mkr@0.1": "MKR@0.1 ↓",
+    "akd@0.5": "AKD@0.5 ↓",
+    "mkr@0.5": "MKR@0.5 ↓",
+    "epe": "EPE ↓",
+    "lpips_squeeze": "LPIPS, SqueezeNet ↓",
+    "akd_mtcnn": "AKD, MTCNN ↓",
+    "mkr_mtcnn": "MKR, MTCNN ↓",
+    "cross_psnr": "cross PSNR ↑",
+    "cross_psnr_own": "cross PSNR, relative ↑",
+    "cross_psnr_avd": "cross PSNR, avd ↑",
+    "video_fid": "video FID ↓",
+    "preference": "preferred, %",
+    "continuity": "preferred for continuity, %",
+    "authenticity": "preferred for authenticity, %",
+    "method": "method",
+    "sources": "sources",
+    "seed": "seed",
+    "variant": "variant",
+    "mode": "mode",
+    "minus": "against"
+}
+DATASETS = {
+    "thkh-512": "TalkingHead-1KH faces, 512 × 512",
+    "thkh-256": "TalkingHead-1KH faces, 256 × 256",
+    "vox2-256": "VoxCeleb2 faces, 256 × 256",
+    "ted-384": "TED Talk upper bodies, 384 × 384",
+    "vox-256": "VoxCeleb faces, 256 × 256",
+    "taichi-256": "TaiChiHD bodies, 256 × 256",
+    "mgif": "MGif pixel animations",
+    "ted-256": "TED Talk upper bodies, 256 × 256",
+    "germanpublictv": "VoxCeleb motion on GermanPublicTV faces"
+}
 DIGITS = {"lpips": 3, "lpips_squeeze": 3, "mkr": 3, "mkr_mtcnn": 3}
 
 # %% ../nbs/73_tables.ipynb #eae4bfae
 MISSING = "not available"
 REASONS = {
-    "lpips": "LPIPS: not available where the weights of its network are not; `animrepro evaluate` says where to put them.",
+    "lpips": (
+        "LPIPS: not available where the weights of its network are not; `animrepro evaluate` says where to put them."
+    ),
     "akd": "AKD, MKR: not available where there is no landmark detector for the kind of data, or it was not trained.",
-    "fid": "FID: not available where the weights of Inception are not. FD, AlexNet is the same distance on another network, and not its substitute in number.",
-    "video_fid": "Video FID: not available; it needs the weights of a 3D ResNeXt, and says little on few short clips. On puppets the true picture is known, so PSNR stands in its place.",
-    "aed": "AED: not available where no network tells those apart who are shown: `animrepro identity` trains one for puppets, the published ones know real faces and bodies.",
+    "fid": (
+        "FID: not available where the weights of Inception are not. FD, AlexNet is the same distance on another"
+        " network, and not its substitute in number."
+    ),
+    "video_fid": (
+        "Video FID: not available; it needs the weights of a 3D ResNeXt, and says little on few short clips. On puppets"
+        " the true picture is known, so PSNR stands in its place."
+    ),
+    "aed": (
+        "AED: not available where no network tells those apart who are shown: `animrepro identity` trains one for"
+        " puppets, the published ones know real faces and bodies."
+    ),
     "jitter": "Jitter: not available for runs that were scored before it was introduced.",
     "flicker": "Flicker: puppets only, and not available for runs that were scored before it was introduced.",
-    "fd_alexnet": "FD, AlexNet: not available where the weights of AlexNet are not, or for runs that were scored before it was introduced.",
+    "fd_alexnet": (
+        "FD, AlexNet: not available where the weights of AlexNet are not, or for runs that were scored before it was"
+        " introduced."
+    ),
     "epe": "EPE: not available for more than one source, or where a method gives no flow.",
-    "cross_psnr": "Cross-identity PSNR: each mode against its own truth (relative: own first pose plus the change of the driver). Not available with fewer than two test clips, or where a method does not offer the mode.",
+    "cross_psnr": (
+        "Cross-identity PSNR: each mode against its own truth (relative: own first pose plus the change of the driver)."
+        " Not available with fewer than two test clips, or where a method does not offer the mode."
+    ),
 }
 REASONS |= {"mkr": REASONS["akd"]} | {m: REASONS["cross_psnr"] for m in CROSS.values()}
 
@@ -327,20 +469,25 @@ def name_opponent(minus: str, method: str) -> str:
     first, _, beyond = minus.partition(", beyond ")
     terms = dict(term.split("=") for term in first.split(", "))
     other = terms.get("method", method)
-    said = [title_of(other)] * ("method" in terms) + [name_variant(other, v) for k, v in terms.items() if k == "variant"]
-    said += [f"{n} source" + "s" * (n != "1") for k, n in terms.items() if k == "sources"] + [f"{v} mode" for k, v in terms.items() if k == "mode"]
+    said = [title_of(other)] * ("method" in terms) + [
+        name_variant(other, v) for k, v in terms.items() if k == "variant"
+    ]
+    said += [f"{n} source" + "s" * (n != "1")
+             for k, n in terms.items() if k == "sources"] + [f"{v} mode" for k, v in terms.items() if k == "mode"]
     return ", ".join(said) + f", beyond {title_of(beyond)}" * bool(beyond)
 
 # %% ../nbs/73_tables.ipynb #21152906
 def name_keys(lines: pd.DataFrame) -> pd.DataFrame:
     "Replaces methods, components and opponents by the names that people read."
-    named = dict(method=[title_of(m) for m in lines["method"]], variant=[name_variant(*k) for k in zip(lines["method"], lines["variant"])])
+    named = dict(method=[title_of(m) for m in lines["method"]],
+                 variant=[name_variant(*k) for k in zip(lines["method"], lines["variant"])])
     if "minus" in lines: named["minus"] = [name_opponent(*k) for k in zip(lines["minus"], lines["method"])]
     return lines.assign(**named)
 
 # %% ../nbs/73_tables.ipynb #d254c475
 def grid(scores: pd.DataFrame, keys: list[str], metrics: list[str], signed: bool = False) -> pd.DataFrame:
-    "Scores as cells: one row per combination of `keys` in the order of the scores, one column per metric. Gaps say `MISSING`."
+    """Scores as cells: one row per combination of `keys` in the order of the scores, one column per metric. Gaps say
+    `MISSING`."""
     lines = []
     for values, part in name_keys(scores).groupby(keys, sort=False):
         found = {s["metric"]: cell(s, signed) for _, s in part.iterrows()}
@@ -364,34 +511,51 @@ class Table:
     made_by: str = "`make sweep` makes them"
 
 # %% ../nbs/73_tables.ipynb #04e60e99
-IW_SCORES, TPSMM_SCORES, LIA_SCORES = ["psnr", "l1", "lpips", "akd", "mkr", "fid", "fd_alexnet"], ["l1", "akd", "mkr", "aed", "lpips", "psnr", "jitter", "flicker"], ["l1", "akd", "mkr", "aed", "lpips"]
+IW_SCORES, TPSMM_SCORES, LIA_SCORES = ["psnr", "l1", "lpips", "akd", "mkr", "fid",
+                                       "fd_alexnet"], ["l1", "akd", "mkr", "aed", "lpips", "psnr", "jitter",
+                                                       "flicker"], ["l1", "akd", "mkr", "aed", "lpips"]
 TABLES = [
     Table("iw_table1", "Reconstruction from one source (IW, Table 1)", "IW", "1", ["method", "seed"], IW_SCORES),
-    Table("iw_table2", "Reconstruction from several sources (IW, Table 2)", "IW", "2", ["method", "sources", "seed"], IW_SCORES, one_source=False),
+    Table("iw_table2", "Reconstruction from several sources (IW, Table 2)", "IW", "2", ["method", "sources", "seed"],
+          IW_SCORES, one_source=False),
     Table("iw_table3", "What people prefer (IW, Table 3)", "IW", "3", ["method", "variant", "sources"], []),
-    Table("iw_table5", "Components (IW, Tables 4 and 5)", "IW", "5", ["variant", "seed"], ["psnr", "l1", "lpips", "akd", "fid"], sweep=variants("implicit_warping")),
-    Table("tpsmm_table1", "Video reconstruction (TPSMM, Table 1)", "TPSMM", "1", ["method", "seed"], TPSMM_SCORES, methods=("copy", "fomm", "tpsmm")),
+    Table("iw_table5", "Components (IW, Tables 4 and 5)", "IW", "5", ["variant", "seed"],
+          ["psnr", "l1", "lpips", "akd", "fid"], sweep=variants("implicit_warping")),
+    Table("tpsmm_table1", "Video reconstruction (TPSMM, Table 1)", "TPSMM", "1", ["method", "seed"], TPSMM_SCORES,
+          methods=("copy", "fomm", "tpsmm")),
     Table("tpsmm_table2", "What people prefer (TPSMM, Table 2)", "TPSMM", "2", ["method", "variant"], []),
-    Table("tpsmm_table3", "Methods at a similar motion dimension (TPSMM, Table 3)", "TPSMM", "3", ["method", "variant", "seed"], TPSMM_SCORES, sweep=variants("fomm_size", "tpsmm_size")),
-    Table("tpsmm_table4", "Components (TPSMM, Table 4)", "TPSMM", "4", ["method", "variant", "seed"], TPSMM_SCORES, sweep=variants("tpsmm")),
+    Table("tpsmm_table3", "Methods at a similar motion dimension (TPSMM, Table 3)", "TPSMM", "3",
+          ["method", "variant", "seed"], TPSMM_SCORES, sweep=variants("fomm_size", "tpsmm_size")),
+    Table("tpsmm_table4", "Components (TPSMM, Table 4)", "TPSMM", "4", ["method", "variant", "seed"], TPSMM_SCORES,
+          sweep=variants("tpsmm")),
     Table("lia_table1", "Same-identity reconstruction (LIA, Table 1)", "LIA", "1", ["method", "seed"], LIA_SCORES),
-    Table("lia_table2", "Cross-identity animation (LIA, Table 2)", "LIA", "2", ["method", "mode", "seed"], ["video_fid", *CROSS.values()]),
+    Table("lia_table2", "Cross-identity animation (LIA, Table 2)", "LIA", "2", ["method", "mode", "seed"],
+          ["video_fid", *CROSS.values()]),
     Table("lia_table3", "What people prefer (LIA, Table 3)", "LIA", "3", ["method", "variant"], []),
-    Table("lia_table4", "With and without a motion dictionary (LIA, Table 4)", "LIA", "4", ["variant", "seed"], LIA_SCORES, sweep=variants("lia_dictionary")),
-    Table("lia_table5", "Number of directions (LIA, Table 5)", "LIA", "5", ["variant", "seed"], LIA_SCORES, sweep=variants("lia_directions")),
-    Table("lia_table6", "LIA beside full MRAA (LIA, Table 6)", "LIA", "6", ["method", "seed"], LIA_SCORES, methods=("lia", "mraa")),
-    Table("reference", "Beside the authors' code: same batches, steps and seed", "", "", ["method", "variant", "seed"], ["psnr", "l1", "lpips", "akd", "mkr"], sweep=variants("reference"),
+    Table("lia_table4", "With and without a motion dictionary (LIA, Table 4)", "LIA", "4", ["variant", "seed"],
+          LIA_SCORES, sweep=variants("lia_dictionary")),
+    Table("lia_table5", "Number of directions (LIA, Table 5)", "LIA", "5", ["variant", "seed"], LIA_SCORES,
+          sweep=variants("lia_directions")),
+    Table("lia_table6", "LIA beside full MRAA (LIA, Table 6)", "LIA", "6", ["method", "seed"], LIA_SCORES,
+          methods=("lia", "mraa")),
+    Table("reference", "Beside the authors' code: same batches, steps and seed", "", "", ["method", "variant", "seed"],
+          ["psnr", "l1", "lpips", "akd", "mkr"], sweep=variants("reference"),
           made_by="`nbs/ablations/94_reference.ipynb` says how they are made"),
-    Table("gains", "Gains: row minus opponent", "", "", ["method", "variant", "sources", "minus", "seed"], ["psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker"], signed=True),
-    Table("truth", "What only puppets can measure", "", "", ["method", "sources", "seed"], ["epe", "flicker", "aed", "psnr_hidden", "cross_psnr_mismatch", *CROSS.values()], one_source=False),
-    Table("cross", "Cross-identity animation by mode (puppets, one source)", "", "", ["method", "mode", "seed"], list(CROSS.values())),
+    Table("gains", "Gains: row minus opponent", "", "", ["method", "variant", "sources", "minus", "seed"],
+          ["psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker"], signed=True),
+    Table("truth", "What only puppets can measure", "", "", ["method", "sources", "seed"],
+          ["epe", "flicker", "aed", "psnr_hidden", "cross_psnr_mismatch", *CROSS.values()], one_source=False),
+    Table("cross", "Cross-identity animation by mode (puppets, one source)", "", "", ["method", "mode", "seed"],
+          list(CROSS.values())),
 ]
 
 # %% ../nbs/73_tables.ipynb #d835664a
 def lines_of(table: Table, evidence: Evidence) -> pd.DataFrame:
-    "The scores (or gains) that belong into a table. Of a sweep each seed has lines of its own; main runs and gains are pooled, and `seed` lists the seeds."
+    """The scores (or gains) that belong into a table. Of a sweep each seed has lines of its own; main runs and gains
+    are pooled, and `seed` lists the seeds."""
     pooled = evidence.pooled.rename(columns=dict(seeds="seed"))
-    lines = evidence.scores if table.sweep else pooled[pooled["minus"] != ""] if table.name == "gains" else pooled[pooled["minus"] == ""].drop(columns="minus")
+    lines = evidence.scores if table.sweep else pooled[pooled["minus"] != ""] if table.name == "gains" else pooled[
+        pooled["minus"] == ""].drop(columns="minus")
     sweep, lines = sweep_of(lines), lines.assign(_copy=lines["method"] == "copy")
     keep = lines["metric"].isin(table.metrics)
     # Of a sweep only its components are among the gains: what a source adds is a question to the main runs.
@@ -405,13 +569,16 @@ def lines_of(table: Table, evidence: Evidence) -> pd.DataFrame:
 
 # %% ../nbs/73_tables.ipynb #e3822e14
 def in_sweep(lines: pd.DataFrame, table: Table) -> pd.Series:
-    "Which lines are variants of a table, in a sweep that holds one of them besides `full`; and the copy that was scored beside them."
-    sweep, own = sweep_of(lines), pd.Series([k in table.sweep for k in zip(lines["method"], lines["variant"])], lines.index, dtype=bool)
+    """Which lines are variants of a table, in a sweep that holds one of them besides `full`; and the copy that was
+    scored beside them."""
+    sweep, own = sweep_of(lines), pd.Series([k in table.sweep for k in zip(lines["method"], lines["variant"])],
+                                            lines.index, dtype=bool)
     return (own | (lines["method"] == "copy")) & sweep.isin(set(sweep[own & (lines["variant"] != "full")]) - {""})
 
 # %% ../nbs/73_tables.ipynb #042852db
 def by_variant(part: pd.DataFrame, table: Table) -> pd.DataFrame:
-    "Cells of a sweep in the order of the paper: the copy of the source, then the seeds of each variant and, below them, their mean and standard deviation (as IW, Table 5)."
+    """Cells of a sweep in the order of the paper: the copy of the source, then the seeds of each variant and, below
+    them, their mean and standard deviation (as IW, Table 5)."""
     blocks = []
     for method, variant in (("copy", "copy"), *table.sweep):
         some = part.query("method == @method and variant == @variant")
@@ -432,10 +599,18 @@ def study_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
     lines = pd.concat([t[t["paper"] == table.paper] for t in found]) if found else pd.DataFrame()
     if lines.empty: return []
     percent = lambda low, high: [f"{100 * a:.1f} to {100 * b:.1f}" for a, b in zip(lines[low], lines[high])]
-    cells = name_keys(lines).assign(preferred=(100 * lines["preferred"]).map("{:.1f}".format), over_votes=percent("low", "high"), over_pairs=percent("pairs_low", "pairs_high"),
-                                    kappa=lines["kappa"].map("{:.2f}".format).where(lines["kappa"].notna(), lines["why"]))
-    heads = dict(method="method", variant="against", question="question", preferred="preferred, %", over_votes="95 % over votes", over_pairs="95 % over pairs", votes="votes", pairs="pairs", raters="raters", kappa="Fleiss' kappa")
-    return [Block(f"{title}: {dataset}", part[list(heads)].rename(columns=heads), ("Pairs shown blind and in random order; `nbs/83_study.ipynb` says how.",)) for dataset, part in cells.groupby("dataset")]
+    cells = name_keys(lines).assign(
+        preferred=(100 * lines["preferred"]).map("{:.1f}".format), over_votes=percent("low", "high"),
+        over_pairs=percent("pairs_low", "pairs_high"),
+        kappa=lines["kappa"].map("{:.2f}".format).where(lines["kappa"].notna(), lines["why"]))
+    heads = dict(method="method", variant="against", question="question", preferred="preferred, %",
+                 over_votes="95 % over votes", over_pairs="95 % over pairs", votes="votes", pairs="pairs",
+                 raters="raters", kappa="Fleiss' kappa")
+    return [
+        Block(f"{title}: {dataset}", part[list(heads)].rename(columns=heads),
+              ("Pairs shown blind and in random order; `nbs/83_study.ipynb` says how.", ))
+        for dataset, part in cells.groupby("dataset")
+    ]
 
 # %% ../nbs/73_tables.ipynb #da8e9e69
 def our_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
@@ -446,43 +621,71 @@ def our_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
         metrics = [m for m in table.metrics if not table.signed or m in set(part["metric"])]
         if "mode" in table.keys: part, metrics = by_mode(part), ["cross_psnr"]
         cells = by_variant(part, table) if table.sweep else grid(part, table.keys, metrics, table.signed)
-        blocks.append(Block(f"{title}: {dataset}, {scale} scale" + f", sweep {sweep}" * bool(sweep), cells, notes(part, metrics, cells, evidence)))
-    return blocks or [Block(title, None, (f"not run: {evidence.folder.parent.name}/{evidence.folder.name} has no scores for this table yet" + f"; {table.made_by}" * bool(table.sweep) + ".",))]
+        blocks.append(
+            Block(f"{title}: {dataset}, {scale} scale" + f", sweep {sweep}" * bool(sweep), cells,
+                  notes(part, metrics, cells, evidence)))
+    return blocks or [
+        Block(title, None,
+              (f"not run: {evidence.folder.parent.name}/{evidence.folder.name} has no scores for this table yet"
+               + f"; {table.made_by}" * bool(table.sweep) + ".", ))
+    ]
 
 # %% ../nbs/73_tables.ipynb #435bbff6
 def by_mode(part: pd.DataFrame) -> pd.DataFrame:
     "Scores of cross-identity animation with the mode as a column, in the place of one metric per mode."
     mode = {metric: mode for mode, metric in CROSS.items()}
-    return part.assign(mode=part["metric"].map(mode), metric="cross_psnr").sort_values(["method", "seed"], kind="stable")
+    return part.assign(mode=part["metric"].map(mode), metric="cross_psnr").sort_values(["method", "seed"],
+                                                                                       kind="stable")
 
 # %% ../nbs/73_tables.ipynb #6b7197d5
 def notes(part: pd.DataFrame, metrics: list[str], cells: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
-    "The lines below a block: what the intervals rest on, the error of the landmark detector, and a reason for each gap."
+    """The lines below a block: what the intervals rest on, the error of the landmark detector, and a reason for each
+    gap."""
     steps = sorted(set(part["steps"]) - {0}) if "steps" in part else []
     trained = f" Training: {', '.join(map(str, steps))} steps." if steps else ""
     several = part["seed"].astype(str).str.contains(",")
-    alone = f"from resampling the {part['clips'].max()} test clips" + f" ({part.loc[~several, 'frames'].max()} frames)" * (not several.all()) + "; it does not cover the choice of seed"
-    found = [f"In brackets: 95 % interval {'over seeds and the ' + str(part['clips'].max()) + ' test clips together' + ('; of a single seed ' + alone) * (not several.all()) if several.any() else alone}.{trained}"]
+    alone = (
+        f"from resampling the {part['clips'].max()} test clips"
+        + f" ({part.loc[~several, 'frames'].max()} frames)" * (not several.all())
+        + "; it does not cover the choice of seed"
+    )
+    together = f"over seeds and the {part['clips'].max()} test clips together"
+    both = together + f"; of a single seed {alone}" * (not several.all())
+    found = [f"In brackets: 95 % interval {both if several.any() else alone}.{trained}"]
     detector = evidence.read_json("landmarks.json") or evidence.read_json("landmarks/landmarks.json")
-    if "akd" in set(part["metric"]) & set(metrics) and detector: found.append(f"The landmark detector itself is off by {detector['error']:.2f} pixels on average.")
+    if "akd" in set(part["metric"]) & set(metrics) and detector:
+        found.append(f"The landmark detector itself is off by {detector['error']:.2f} pixels on average.")
     gaps = [REASONS[m] for m in metrics if m in REASONS and (cells[HEADS[m]] == MISSING).any()]
     return tuple(found + list(dict.fromkeys(gaps)))
 
 # %% ../nbs/73_tables.ipynb #3ee4c7d1
-VANISHED = "their videos must be fetched from the web, where part of them has vanished, and training at that size needs GPUs"
-UNASKED = "Votes of ours: none. Nobody was asked yet; `nbs/83_study.ipynb` shows pairs of videos blind and in random order, counts votes, and its `publish` brings them here."
+VANISHED = (
+    "their videos must be fetched from the web, where part of them has vanished, and training at that size needs GPUs"
+)
+UNASKED = (
+    "Votes of ours: none. Nobody was asked yet; `nbs/83_study.ipynb` shows pairs of videos blind and in random order,"
+    " counts votes, and its `publish` brings them here."
+)
 
 def missing_block(table: Table, *folders: Evidence) -> list[Block]:
-    "What the paper's table has and no block of ours: data sets, methods, metrics, votes, each with the reason. Nothing for a table of our own."
+    """What the paper's table has and no block of ours: data sets, methods, metrics, votes, each with the reason.
+    Nothing for a table of our own."""
     printed = published().query("paper == @table.paper and table == @table.published")
     if printed.empty: return []
-    if not table.metrics: return [] if any(study_blocks(table, "", e) for e in folders) else [Block("What is missing here, and why", None, (UNASKED,))]
+    if not table.metrics:
+        return [] if any(study_blocks(table, "", e)
+                         for e in folders) else [Block("What is missing here, and why", None, (UNASKED, ))]
     ours = {m for e in folders for m in lines_of(table, e)["method"]}
     absent = [m for m in dict.fromkeys(printed["method"]) if m not in ours]
     found = [f"{'; '.join(DATASETS[d] for d in dict.fromkeys(printed['dataset']))}: no row of ours; {VANISHED}."]
     for known, why in ((False, "not in this repository yet"), (True, "not run yet")):
-        if some := [title_of(m) for m in absent if (m in methods()) is known]: found.append(f"{', '.join(some)}: no row of ours; {why}.")
-    return [Block("What is missing here, and why", None, (*found, *(REASONS[m] for m in dict.fromkeys(printed["metric"]) if m in REASONS and m not in table.metrics)))]
+        if some := [title_of(m) for m in absent if (m in methods()) is known]:
+            found.append(f"{', '.join(some)}: no row of ours; {why}.")
+    return [
+        Block("What is missing here, and why", None,
+              (*found, *(REASONS[m]
+                         for m in dict.fromkeys(printed["metric"]) if m in REASONS and m not in table.metrics)))
+    ]
 
 # %% ../nbs/73_tables.ipynb #6537c104
 def printed_notes(part: pd.DataFrame) -> tuple[str, ...]:
@@ -490,7 +693,9 @@ def printed_notes(part: pd.DataFrame) -> tuple[str, ...]:
     every, about = list(dict.fromkeys(part["metric"])), {}
     for metric, note in zip(part["metric"], part["note"]):
         for text in filter(None, note.split("; ")): about.setdefault(text, {})[metric] = HEADS[metric].split()[0]
-    return tuple((f"{', '.join(metrics.values())}: {text}." if len(metrics) < len(every) else f"{text[0].upper()}{text[1:]}.") for text, metrics in about.items())
+    return tuple(
+        (f"{', '.join(metrics.values())}: {text}." if len(metrics) < len(every) else f"{text[0].upper()}{text[1:]}.")
+        for text, metrics in about.items())
 
 # %% ../nbs/73_tables.ipynb #2242466e
 def published_blocks(table: Table) -> list[Block]:
@@ -499,18 +704,26 @@ def published_blocks(table: Table) -> list[Block]:
     keys = [k for k in table.keys if k in lines]
     for dataset, part in lines.groupby("dataset", sort=False):
         part = part.assign(text=part["value"] + part["std"].map(lambda s: f" ± {s}" if s else ""))
-        cells = part.pivot(index=keys, columns="metric", values="text").reindex(columns=list(dict.fromkeys(part["metric"])))
-        cells = cells.reindex(list(dict.fromkeys(part[keys].itertuples(index=False, name=None))) if len(keys) > 1 else list(dict.fromkeys(part[keys[0]])))
+        cells = part.pivot(index=keys, columns="metric",
+                           values="text").reindex(columns=list(dict.fromkeys(part["metric"])))
+        cells = cells.reindex(
+            list(dict.fromkeys(part[keys].itertuples(index=False, name=None))) if len(keys) >
+            1 else list(dict.fromkeys(part[keys[0]])))
         cells = cells.fillna("–").reset_index().rename(columns=HEADS)
         blocks.append(Block(f"Published ({DATASETS[dataset]}, trained at full scale)", cells, printed_notes(part)))
     return blocks
 
 # %% ../nbs/73_tables.ipynb #3559f038
 def shared_baselines() -> pd.DataFrame:
-    "Published cells (dataset, method, metric, paper, value as printed, number) of baselines from one source. L1 on the scale of 0 to 1."
-    cells = published().query("(paper + table).isin(['IW1', 'TPSMM1', 'LIA1', 'LIA6']) and not method.isin(['implicit_warping', 'tpsmm', 'lia'])")
+    """Published cells (dataset, method, metric, paper, value as printed, number) of baselines from one source. L1 on
+    the scale of 0 to 1."""
+    cells = published().query(
+        "(paper + table).isin(['IW1', 'TPSMM1', 'LIA1', 'LIA6']) and not method.isin(['implicit_warping', 'tpsmm',"
+        " 'lia'])"
+    )
     numbers = cells["value"].astype(float) / np.where((cells["paper"] == "IW") & (cells["metric"] == "l1"), 255, 1)
-    return cells.assign(dataset=cells["dataset"].str.split("-").str[0], size=cells["dataset"], metric=cells["metric"].str.removesuffix("@0.1"), number=numbers)
+    return cells.assign(dataset=cells["dataset"].str.split("-").str[0], size=cells["dataset"],
+                        metric=cells["metric"].str.removesuffix("@0.1"), number=numbers)
 
 # %% ../nbs/73_tables.ipynb #8e42022a
 def why_unlike(part: pd.DataFrame) -> str:
@@ -524,31 +737,56 @@ def why_unlike(part: pd.DataFrame) -> str:
 
 # %% ../nbs/73_tables.ipynb #748730b4
 def disagreement() -> pd.DataFrame:
-    "One line per dataset, baseline and metric that two papers share: the number of each as text, their `spread` (greatest minus least, over their mean), and why they are `unlike`."
+    """One line per dataset, baseline and metric that two papers share: the number of each as text, their `spread`
+    (greatest minus least, over their mean), and why they are `unlike`."""
     lines = []
     for (dataset, method, metric), part in shared_baselines().groupby(["dataset", "method", "metric"], sort=False):
         for papers in itertools.combinations(part["paper"], 2):
             pair = part[part["paper"].isin(papers)]
             numbers = pair["number"]
-            shown = {p: f"{n:.4f}" if p == "IW" and metric == "l1" else v for p, v, n in zip(pair["paper"], pair["value"], numbers)}
-            lines.append(dict(dataset=dataset, method=method, metric=metric, **shown, spread=(numbers.max() - numbers.min()) / numbers.mean(), unlike=why_unlike(pair)))
+            shown = {
+                p: f"{n:.4f}" if p == "IW" and metric == "l1" else v
+                for p, v, n in zip(pair["paper"], pair["value"], numbers)
+            }
+            lines.append(
+                dict(dataset=dataset, method=method, metric=metric, **shown,
+                     spread=(numbers.max() - numbers.min()) / numbers.mean(), unlike=why_unlike(pair)))
     return pd.DataFrame(lines)[["dataset", "method", "metric", "IW", "TPSMM", "LIA", "spread", "unlike"]].fillna("")
 
 # %% ../nbs/73_tables.ipynb #9ebf323e
 BENCHES = {"vox": "VoxCeleb", "taichi": "TaiChiHD", "ted": "TED Talk"}
 
 def disagreement_blocks() -> list[Block]:
-    "The disagreement as blocks: median and greatest spread by metric, the pairs that were measured alike, and the others."
+    """The disagreement as blocks: median and greatest spread by metric, the pairs that were measured alike, and the
+    others."""
     pairs = disagreement().sort_values("spread", ascending=False, kind="stable")
     alike = pairs[pairs["unlike"] == ""]
-    tolerance = pd.DataFrame([{"metric": HEADS[m].split()[0], "pairs": len(s), "median spread": f"{s.median():.1%}", "greatest": f"{s.max():.1%}"} for m, s in alike.groupby("metric")["spread"]])
-    cells = pairs.assign(method=pairs["method"].map(titles()), dataset=pairs["dataset"].map(BENCHES), metric=pairs["metric"].map(HEADS), spread=pairs["spread"].map("{:.1%}".format)).rename(columns=dict(dataset="data set"))
-    return [Block("The tolerance that a replication deserves", tolerance, ("Two papers differ by this much on the same baseline, data and metric. Few pairs, so a rough guide.",)),
-            Block("Measured alike", cells.loc[alike.index].drop(columns="unlike"), ("L1 on the scale of 0 to 1: IW's is divided by 255. Spread: difference over mean.",)),
-            Block("Not measured alike", cells.drop(alike.index).rename(columns=dict(unlike="because")))]
+    tolerance = pd.DataFrame([{
+        "metric": HEADS[m].split()[0],
+        "pairs": len(s),
+        "median spread": f"{s.median():.1%}",
+        "greatest": f"{s.max():.1%}"
+    } for m, s in alike.groupby("metric")["spread"]])
+    cells = pairs.assign(method=pairs["method"].map(titles()), dataset=pairs["dataset"].map(BENCHES),
+                         metric=pairs["metric"].map(HEADS),
+                         spread=pairs["spread"].map("{:.1%}".format)).rename(columns=dict(dataset="data set"))
+    return [
+        Block("The tolerance that a replication deserves", tolerance,
+              ("Two papers differ by this much on the same baseline, data and metric. Few pairs, so a rough guide.", )),
+        Block("Measured alike", cells.loc[alike.index].drop(columns="unlike"),
+              ("L1 on the scale of 0 to 1: IW's is divided by 255. Spread: difference over mean.", )),
+        Block("Not measured alike",
+              cells.drop(alike.index).rename(columns=dict(unlike="because")))
+    ]
 
 # %% ../nbs/73_tables.ipynb #a04d311f
-FAULTS = {"none": "none (floor)", "blur": "blur, sigma {:g} pixels", "shift": "shift by {:g} pixels", "noise": "noise, sigma {:g}", "other": "another clip"}
+FAULTS = {
+    "none": "none (floor)",
+    "blur": "blur, sigma {:g} pixels",
+    "shift": "shift by {:g} pixels",
+    "noise": "noise, sigma {:g}",
+    "other": "another clip"
+}
 
 def calibration_blocks(title: str, evidence: Evidence) -> list[Block]:
     "What each metric says of real frames with a known fault, one block per data set that was calibrated."
@@ -556,17 +794,27 @@ def calibration_blocks(title: str, evidence: Evidence) -> list[Block]:
     for path in sorted((evidence.folder / "calibration").glob("*.csv")):
         lines = pd.read_csv(path)
         faults = {(d, v): FAULTS[d].format(v) for d, v in zip(lines["distortion"], lines["level"])}
-        rows = [{"fault": name} | {HEADS.get(m["metric"], m["metric"]): cell(m) if m["frames"] else MISSING for _, m in lines[(lines["distortion"] == d) & (lines["level"] == v)].iterrows()} for (d, v), name in faults.items()]
+        rows = [{
+            "fault": name
+        } | {
+            HEADS.get(m["metric"], m["metric"]): cell(m) if m["frames"] else MISSING
+            for _, m in lines[(lines["distortion"] == d) & (lines["level"] == v)].iterrows()
+        } for (d, v), name in faults.items()]
         found = lines.query("metric == 'akd_mtcnn' and distortion == 'none'")["frames"].max()
-        seen = (f"MTCNN finds a face in {found:g} of {lines['frames'].max()} frames; AKD is the mean over those.",) * bool(found == found)
-        blocks.append(Block(f"{title}: {path.stem}", pd.DataFrame(rows), (f"Real frames of {lines['clips'].max()} clips; in brackets: 95 % interval from resampling them.", *seen)))
+        seen = (f"MTCNN finds a face in {found:g} of {lines['frames'].max()} frames; AKD is the mean over those.",
+                ) * bool(found == found)
+        blocks.append(
+            Block(f"{title}: {path.stem}", pd.DataFrame(rows),
+                  (f"Real frames of {lines['clips'].max()} clips; in brackets: 95 % interval from resampling them.",
+                   *seen)))
     return blocks
 
 # %% ../nbs/73_tables.ipynb #6bad7a28
 def markdown_lines(head: Iterable[str], rows: Iterable[Iterable]) -> str:
     "Head and rows of a table as Markdown."
     head = list(head)
-    return "\n".join("| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |" for r in (head, ["---"] * len(head), *rows))
+    return "\n".join("| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |"
+                     for r in (head, ["---"] * len(head), *rows))
 
 def to_markdown(title: str, blocks: list[Block], level: int = 1) -> str:
     "A table as Markdown. `level` is that of the heading."
@@ -578,11 +826,29 @@ def to_markdown(title: str, blocks: list[Block], level: int = 1) -> str:
     return "\n".join(text)
 
 # %% ../nbs/73_tables.ipynb #33e7ca1b
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-         "[": "{[}", "]": "{]}", "±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "`": "'"}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "[": "{[}",
+    "]": "{]}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "`": "'"
+}
 
 def escape_latex(text) -> str:
-    "Text that LaTeX prints as it stands. Brackets are wrapped: at the start of a row LaTeX would read them as an argument."
+    """Text that LaTeX prints as it stands. Brackets are wrapped: at the start of a row LaTeX would read them as an
+    argument."""
     return "".join(LATEX.get(c, c) for c in str(text))
 
 # %% ../nbs/73_tables.ipynb #2dd7926a
@@ -593,7 +859,10 @@ def to_latex(title: str, blocks: list[Block]) -> str:
         text += [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(f'{title}. {b.title}')}}}"]
         if b.cells is not None:
             row = lambda values: " & ".join(map(escape_latex, values)) + r" \\"
-            text += [rf"\begin{{tabular}}{{{'l' * b.cells.shape[1]}}}", r"\hline", row(b.cells), r"\hline", *map(row, b.cells.itertuples(index=False)), r"\hline", r"\end{tabular}"]
+            text += [
+                rf"\begin{{tabular}}{{{'l' * b.cells.shape[1]}}}", r"\hline",
+                row(b.cells), r"\hline", *map(row, b.cells.itertuples(index=False)), r"\hline", r"\end{tabular}"
+            ]
         text += [rf"\par {escape_latex(note)}" for note in b.notes] + [r"\end{table}" + "\n"]
     return "\n".join(text)
 
@@ -601,8 +870,16 @@ def to_latex(title: str, blocks: list[Block]) -> str:
 def to_long(table: Table, record: Evidence, run: Evidence) -> pd.DataFrame:
     "All numbers of a table, one per line; published, record and run in columns of their own."
     keys = ["dataset", "scale", "method", "variant", "seed", "sources", "metric", "run"]
-    printed = published().query("paper == @table.paper and table == @table.published").assign(scale="paper", seed="", run="").rename(columns={"value": "published", "std": "published_std"})[keys + ["published", "published_std"]]
-    ours = [lines_of(table, e)[keys + ["value", "low", "high"]].astype({"seed": str}).set_axis([*keys, n, f"{n}_low", f"{n}_high"], axis=1) for n, e in (("record", record), ("this_run", run))]
+    printed = published().query("paper == @table.paper and table == @table.published").assign(
+        scale="paper", seed="", run="").rename(columns={
+            "value": "published",
+            "std": "published_std"
+        })[keys + ["published", "published_std"]]
+    ours = [
+        lines_of(table, e)[keys + ["value", "low", "high"]].astype({
+            "seed": str
+        }).set_axis([*keys, n, f"{n}_low", f"{n}_high"], axis=1) for n, e in (("record", record), ("this_run", run))
+    ]
     # The published data sets have names of their own, so the lines never meet ours.
     return pd.concat([printed, ours[0].merge(ours[1], on=keys, how="outer")], ignore_index=True)
 
@@ -622,33 +899,44 @@ def write_forms(path: Path, title: str, blocks: list[Block]):
 
 # %% ../nbs/73_tables.ipynb #8dbddd73
 def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
-    "Writes every table in its three forms, the disagreement between papers, and the calibration. Without `run` (the folder of record itself) its block is left out."
+    """Writes every table in its three forms, the disagreement between papers, and the calibration. Without `run`
+    (the folder of record itself) its block is left out."""
     for table in TABLES:
-        ours = our_blocks(table, "Record (this repository)", record) + (our_blocks(table, "This run", run) if run else [])
-        write_forms(folder / table.name, table.title, published_blocks(table) + ours + missing_block(table, record, *([run] if run else [])))
+        ours = our_blocks(table, "Record (this repository)",
+                          record) + (our_blocks(table, "This run", run) if run else [])
+        write_forms(folder / table.name, table.title,
+                    published_blocks(table) + ours + missing_block(table, record, *([run] if run else [])))
         if table.name == "gains": save_table(folder / "gains.csv", (run or record).gains)
-        else: save_table(folder / f"{table.name}.csv", to_long(table, record, run or Evidence(folder, record.scores[:0], record.gains[:0], record.pooled[:0])))
+        else:
+            save_table(
+                folder / f"{table.name}.csv",
+                to_long(table, record, run or Evidence(folder, record.scores[:0], record.gains[:0], record.pooled[:0])))
     save_table(folder / "pooled.csv", (run or record).pooled)
     write_forms(folder / "disagreement", "The same baseline in several papers", disagreement_blocks())
     save_table(folder / "disagreement.csv", disagreement())
-    calibrated = calibration_blocks("Record (this repository)", record) + (calibration_blocks("This run", run) if run else [])
-    write_forms(folder / "calibration", "Real frames with a known fault", calibrated or [Block("Not run", None, ("`animrepro calibrate DATASET` makes it.",))])
+    calibrated = calibration_blocks("Record (this repository)",
+                                    record) + (calibration_blocks("This run", run) if run else [])
+    write_forms(folder / "calibration", "Real frames with a known fault", calibrated
+                or [Block("Not run", None, ("`animrepro calibrate DATASET` makes it.", ))])
 
 # %% ../nbs/73_tables.ipynb #0bb3e497
 def headline(run: Evidence) -> dict:
-    "The numbers to watch, by data set and method, mean over seeds: PSNR for each number of sources, gain of the most over one, gain over the copy."
+    """The numbers to watch, by data set and method, mean over seeds: PSNR for each number of sources, gain of the
+    most over one, gain over the copy."""
     scores, gains, numbers = lines_of(TABLES[1], run), run.gains[sweep_of(run.gains) == ""], {}
     for (dataset, scale, method), part in scores[scores["metric"] == "psnr"].groupby(["dataset", "scale", "method"]):
         found = {f"psnr_{n}": v for n, v in part.groupby("sources")["value"].mean().items()}
         mine = gains.query("dataset == @dataset and scale == @scale and method == @method and metric == 'psnr'")
-        for n, v in mine.query("minus == 'sources=1'").groupby("sources")["value"].mean().items(): found[f"gain_{n}_over_1"] = v
+        for n, v in mine.query("minus == 'sources=1'").groupby("sources")["value"].mean().items():
+            found[f"gain_{n}_over_1"] = v
         if len(over := mine.query("minus == 'method=copy'")): found["over_copy"] = over["value"].mean()
         numbers.setdefault(f"{dataset}-{scale}", {})[method] = {k: round(float(v), 3) for k, v in found.items()}
     return numbers
 
 # %% ../nbs/73_tables.ipynb #e91068ab
 def write_tables(root: str | Path):
-    "Writes `results/run/scores.csv`, `results/run/tables` and `results/run/metrics.json`. Raises `UserError` if an evaluation is missing."
+    """Writes `results/run/scores.csv`, `results/run/tables` and `results/run/metrics.json`. Raises `UserError` if an
+    evaluation is missing."""
     root = Path(root)
     made, scores = root / "results" / "run", collect(root)
     rows = read_rows(root)
@@ -667,11 +955,16 @@ def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/73_tables.ipynb #f921a1d9
 def record_rows(target: Path) -> dict[str, pd.DataFrame]:
     "The rows of the runs of record by run name, as far as they were kept."
-    return {p.relative_to(target / "rows").with_suffix("").as_posix(): pd.read_parquet(p) for p in sorted((target / "rows").rglob("*.parquet"))}
+    return {
+        p.relative_to(target / "rows").with_suffix("").as_posix(): pd.read_parquet(p)
+        for p in sorted((target / "rows").rglob("*.parquet"))
+    }
 
 def renew(old: Evidence, scores: pd.DataFrame, rows: dict[str, pd.DataFrame], changed: set[str]) -> Evidence:
-    "The record with `scores`, its gains computed from `rows`. Where rows are missing, a gain is kept if none of its runs has `changed`."
-    gains, keys, stats = find_gains(scores, rows), ["run", "sources", "metric", "minus"], ["value", "low", "high", "clips", "frames"]
+    """The record with `scores`, its gains computed from `rows`. Where rows are missing, a gain is kept if none of
+    its runs has `changed`."""
+    gains, keys, stats = find_gains(scores, rows), ["run", "sources", "metric",
+                                                    "minus"], ["value", "low", "high", "clips", "frames"]
     touched = {(*c.plus[0], c.minus) for c in contrasts(scores) if {run for run, _ in c.plus + c.less} & changed}
     both = gains.merge(old.gains[keys + stats], on=keys, how="left", suffixes=("", "_old"))
     fresh = np.array([k in touched for k in zip(both["run"], both["sources"], both["minus"])], bool)
@@ -681,81 +974,122 @@ def renew(old: Evidence, scores: pd.DataFrame, rows: dict[str, pd.DataFrame], ch
 
 # %% ../nbs/73_tables.ipynb #8726b826
 def promote(root: str | Path, note: str = "") -> list[str]:
-    "Makes the results of this run results of record and gives the names of its runs; `note` says why in the log. Raises `UserError` if an evaluation is missing."
+    """Makes the results of this run results of record and gives the names of its runs; `note` says why in the log.
+    Raises `UserError` if an evaluation is missing."""
     root = Path(root)
     write_tables(root)
     run, target = read_evidence(root / "results" / "run"), root / "results" / "record"
     before = read_evidence(target)
     for name, path in row_files(root).items():
         save_rows(target / "rows" / f"{name}.parquet", pd.read_parquet(path))
-        if (scored := path.parent / "scored.json").is_file(): write_bytes(target / "evaluations" / f"{name}.json", scored.read_bytes())
+        if (scored := path.parent / "scored.json").is_file():
+            write_bytes(target / "evaluations" / f"{name}.json", scored.read_bytes())
     record = renew(before, merge(before.scores, run.scores), record_rows(target), set(run.scores["run"]))
     save_table(target / "scores.csv", record.scores)
-    for name in dict.fromkeys(run.scores["run"]): copy_record(root, run.scores.query("run == @name").iloc[0], target / "runs")
+    for name in dict.fromkeys(run.scores["run"]):
+        copy_record(root, run.scores.query("run == @name").iloc[0], target / "runs")
     figures = sorted(p for p in (run.folder / "figures").glob("*") if p.suffix in (".json", ".png", ".gif"))
     copies = {"landmarks.json": run.folder / "landmarks" / "landmarks.json"} | {f"figures/{p.name}": p for p in figures}
-    copies |= {f"{kind}/{p.name}": p for kind in ("studies", "calibration") for p in sorted((run.folder / kind).glob("*.csv"))}
+    copies |= {
+        f"{kind}/{p.name}": p
+        for kind in ("studies", "calibration")
+        for p in sorted((run.folder / kind).glob("*.csv"))
+    }
     for name, path in copies.items():
         if path.is_file(): write_bytes(target / name, path.read_bytes())
     log_change(target / "LOG.md", before, record, note)
-    seal(target, run.scores, [name for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")])
+    seal(target, run.scores, [
+        name
+        for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")
+    ])
     write_blocks(target / "tables", record, None)
-    write_blocks(target / "tables", read_evidence(target), None)  # printed from the digits that are stored, as `--check` prints them
-    write_tables(root)  # they show the record, which is another one now; so a second call, or one after a kill, changes nothing
+    # printed from the digits that are stored, as `--check` prints them
+    write_blocks(target / "tables", read_evidence(target), None)
+    # they show the record, which is another one now; so a second call, or one after a kill, changes nothing
+    write_tables(root)
     return list(dict.fromkeys(run.scores["run"]))
 
 # %% ../nbs/73_tables.ipynb #e7d3c473
 def seal(target: Path, scores: pd.DataFrame, figures: list[str]):
-    "Notes in `evidence.json` of which run records, by SHA-256, the runs in `scores` and the numbers of `figures` were made, the SHA-256 of weights and rows, and which runs have no rows."
+    """Notes in `evidence.json` of which run records, by SHA-256, the runs in `scores` and the numbers of `figures`
+    were made, the SHA-256 of weights and rows, and which runs have no rows."""
     sealed = Evidence(target, scores, scores, scores).read_json("evidence.json") or dict(scores={}, figures={})
-    made = {r.run: (r.dataset, sha256(target / "runs" / f"{r.run}.json")) for r in scores.drop_duplicates("run").itertuples() if (target / "runs" / f"{r.run}.json").is_file()}
+    made = {
+        r.run: (r.dataset, sha256(target / "runs" / f"{r.run}.json"))
+        for r in scores.drop_duplicates("run").itertuples() if (target / "runs" / f"{r.run}.json").is_file()
+    }
     sealed["scores"] |= {run: digest for run, (_, digest) in made.items()}
     # A figure is drawn from main runs of its data set, whose name it starts with.
-    for name in figures: sealed["figures"][name] = {run: digest for run, (dataset, digest) in made.items() if "/" not in run and Path(name).name.startswith(dataset)}
+    for name in figures:
+        sealed["figures"][name] = {
+            run: digest
+            for run, (dataset, digest) in made.items() if "/" not in run and Path(name).name.startswith(dataset)
+        }
     sealed["weights"] = {p.name: sha256(p) for p in sorted((target / "weights").glob("*.safetensors"))}
-    sealed["rows"] = {p.relative_to(target / "rows").with_suffix("").as_posix(): sha256(p) for p in sorted((target / "rows").rglob("*.parquet"))}
-    sealed["without_rows"] = {run: "older than the rule that rows are kept" for run in read_scores(target / "scores.csv")["run"] if run not in sealed["rows"]}
+    sealed["rows"] = {
+        p.relative_to(target / "rows").with_suffix("").as_posix(): sha256(p)
+        for p in sorted((target / "rows").rglob("*.parquet"))
+    }
+    sealed["without_rows"] = {
+        run: "older than the rule that rows are kept"
+        for run in read_scores(target / "scores.csv")["run"] if run not in sealed["rows"]
+    }
     write_json(target / "evidence.json", {part: dict(sorted(found.items())) for part, found in sealed.items()})
 
 # %% ../nbs/73_tables.ipynb #cb2c094b
 def changed_numbers(before: dict, after: dict) -> list[str]:
     "The headline numbers that differ, as text."
-    pairs = [(f"{data} {method} {name}", before.get(data, {}).get(method, {}).get(name), value) for data, found in after.items() for method, numbers in found.items() for name, value in numbers.items() if name in ("psnr_1", "psnr_3")]
+    pairs = [(f"{data} {method} {name}", before.get(data, {}).get(method, {}).get(name), value)
+             for data, found in after.items() for method, numbers in found.items() for name, value in numbers.items()
+             if name in ("psnr_1", "psnr_3")]
     return [f"{what} {'new' if old is None else old} → {value}" for what, old, value in pairs if old != value]
 
 def log_change(path: Path, before: Evidence, after: Evidence, note: str):
-    "Adds a line to the log of the record: date, commit, note, effect on the main rows. Nothing where no score has changed."
+    """Adds a line to the log of the record: date, commit, note, effect on the main rows. Nothing where no score has
+    changed."""
     keys = ["run", "sources", "metric"]
-    both = before.scores[keys + ["value"]].merge(after.scores[keys + ["value"]], on=keys, how="outer", suffixes=("", "_now"))
-    runs = both.loc[~np.isclose(both["value"].astype(float), both["value_now"].astype(float), rtol=1e-5), "run"].unique()
+    both = before.scores[keys + ["value"]].merge(after.scores[keys + ["value"]], on=keys, how="outer",
+                                                 suffixes=("", "_now"))
+    runs = both.loc[~np.isclose(both["value"].astype(float), both["value_now"].astype(float), rtol=1e-5),
+                    "run"].unique()
     if not len(runs): return
     state = git_state()
-    commit = f"commit {state['commit'][:10]}{'' if state['clean'] else ', tree not clean'}" if state["commit"] else "no commit known"
+    commit = f"commit {state['commit'][:10]}{'' if state['clean'] else ', tree not clean'}" if state[
+        "commit"] else "no commit known"
     effect = ", ".join(changed_numbers(headline(before), headline(after))) or "main rows as before"
-    head = path.read_text(encoding="utf8") if path.is_file() else "# Log of the record\n\nOne line per change: date, commit, why, command, runs, effect on the main rows.\n\n"
-    write_text(path, f"{head}- {datetime.date.today()}, {commit}: {note or 'no note'}; `animrepro record`; {len(runs)} runs; {effect}.\n")
+    head = path.read_text(encoding="utf8") if path.is_file(
+    ) else "# Log of the record\n\nOne line per change: date, commit, why, command, runs, effect on the main rows.\n\n"
+    write_text(
+        path,
+        f"{head}- {datetime.date.today()}, {commit}: {note or 'no note'}; `animrepro record`; {len(runs)} runs;"
+        f" {effect}.\n",
+    )
 
 # %% ../nbs/73_tables.ipynb #5ef71271
 def training_folder(root: Path, line: pd.Series) -> Path | None:
     "Where the run of a line of scores was trained, or None for the baseline."
     made, sweep = root / "results" / "run", line["run"].rpartition("/")[0]
     if sweep: return made / "ablations" / sweep / f"{line['variant']}-{line['seed']}"
-    # The name in `params.yaml` may differ from the label in the scores (puppets of several sizes), so the record is asked.
+    # The name in `params.yaml` may differ from the label in the scores (puppets of several sizes), so the record is
+    # asked.
     wanted = {k: line[k] for k in ("dataset", "scale", "method", "variant", "seed")}
     for path in sorted((made / "train").glob(f"*-{line['method']}-{line['seed']}/run.json")):
         if wanted.items() <= json.loads(path.read_text(encoding="utf8")).items(): return path.parent
 
 # %% ../nbs/73_tables.ipynb #f8135bea
 def copy_record(root: Path, line: pd.Series, target: Path):
-    "Copies run record, with the SHA-256 of its weights, and curve of a run to `<run>.json` and `<run>.curve.csv`, as far as they are there."
+    """Copies run record, with the SHA-256 of its weights, and curve of a run to `<run>.json` and `<run>.curve.csv`,
+    as far as they are there."""
     if not (folder := training_folder(root, line)): return
     weights = folder / "weights.safetensors"
-    if (folder / "curve.csv").is_file(): write_bytes(target / f"{line['run']}.curve.csv", (folder / "curve.csv").read_bytes())
+    if (folder / "curve.csv").is_file():
+        write_bytes(target / f"{line['run']}.curve.csv", (folder / "curve.csv").read_bytes())
     if (folder / "run.json").is_file():
         told = json.loads((folder / "run.json").read_text(encoding="utf8"))
         write_json(target / f"{line['run']}.json", told | (dict(weights=sha256(weights)) if weights.is_file() else {}))
     # Weights of ablations stay where they are.
-    if weights.is_file() and "/" not in line["run"]: copy_weights(weights, target.parent / "weights" / f"{line['run']}.safetensors")
+    if weights.is_file() and "/" not in line["run"]:
+        copy_weights(weights, target.parent / "weights" / f"{line['run']}.safetensors")
 
 # %% ../nbs/73_tables.ipynb #b81033a2
 LARGEST_WEIGHTS = 8e6  # bytes of a weights file that git should carry

@@ -14,7 +14,8 @@ from .warp import make_grid, warp
 
 # %% ../nbs/28_tps.ipynb #14c64908
 def tps_kernel(points: torch.Tensor, controls: torch.Tensor) -> torch.Tensor:
-    "U = r² log r² between points `(..., N, 2)` and control points `(..., C, 2)`: `(..., N, C)`, zero at r = 0 (TPSMM Eq. 3)."
+    """U = r² log r² between points `(..., N, 2)` and control points `(..., C, 2)`: `(..., N, C)`, zero at r = 0
+    (TPSMM Eq. 3)."""
     x, y = (points[..., :, None, i] - controls[..., None, :, i] for i in (0, 1))
     squared = x * x + y * y
     return squared * (squared + 1e-9).log()
@@ -22,7 +23,8 @@ def tps_kernel(points: torch.Tensor, controls: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/28_tps.ipynb #a3e4105d
 @dataclass
 class Spline:
-    "K thin-plate splines per item: `affine (B, K, 3, 2)`, rows for x, y and 1, and `weights (B, K, N, 2)` at `controls (B, K, N, 2)`."
+    """K thin-plate splines per item: `affine (B, K, 3, 2)`, rows for x, y and 1, and `weights (B, K, N, 2)` at
+    `controls (B, K, N, 2)`."""
     affine: torch.Tensor
     weights: torch.Tensor
     controls: torch.Tensor
@@ -35,7 +37,8 @@ class Spline:
 # %% ../nbs/28_tps.ipynb #399bad7b
 @exact
 def fit_spline(controls: torch.Tensor, targets: torch.Tensor, regulariser: float = 0.01) -> Spline:
-    "The splines that carry `controls (B, K, N, 2)` to `targets (B, K, N, 2)` (TPSMM Eq. 1). `regulariser` 0.01 is the reference code's, 0 is exact."
+    """The splines that carry `controls (B, K, N, 2)` to `targets (B, K, N, 2)` (TPSMM Eq. 1). `regulariser` 0.01 is
+    the reference code's, 0 is exact."""
     n = controls.shape[-2]
     system = controls.new_zeros(*controls.shape[:-2], n + 3, n + 3)
     system[..., :n, :n] = tps_kernel(controls, controls)
@@ -68,12 +71,14 @@ class Deformation:
         return self.affine[:, None, :, :2] + torch.einsum("bnci,bcj->bnji", slope, self.weights)
 
     def images(self, x: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
-        "Deforms images `(B, C, H, W)` backwards: the output at p shows the input at T(p). Outside, the border is mirrored."
+        """Deforms images `(B, C, H, W)` backwards: the output at p shows the input at T(p). Outside, the border is
+        mirrored."""
         grid = make_grid(*x.shape[-2:], align_corners).to(self.affine).reshape(1, -1, 2).expand(len(x), -1, -1)
         return warp(x, self.points(grid).reshape(len(x), *x.shape[-2:], 2), align_corners, padding="reflection")
 
 # %% ../nbs/28_tps.ipynb #87a2a4c5
-def random_deformation(seeds: torch.Tensor, device: torch.device | str = "cpu", affine: float = 0.05, bend: float = 0.005, lattice: int = 5) -> Deformation:
+def random_deformation(seeds: torch.Tensor, device: torch.device | str = "cpu", affine: float = 0.05,
+                       bend: float = 0.005, lattice: int = 5) -> Deformation:
     "One deformation per seed `(B,)`. `affine` and `bend` are standard deviations (FOMM: 0.05 and 0.005)."
     draws = [torch.randn(6 + 2 * lattice**2, generator=torch_generator(s, "deformation")) for s in seeds.tolist()]
     draws = torch.stack(draws).to(device)
@@ -82,9 +87,10 @@ def random_deformation(seeds: torch.Tensor, device: torch.device | str = "cpu", 
     return Deformation(matrix, bend * draws[:, 6:].reshape(len(draws), -1, 2), controls)
 
 # %% ../nbs/28_tps.ipynb #196e789d
-def detect_deformed(detect: Callable, images: torch.Tensor, seeds: torch.Tensor, affine: float = 0.05, align_corners: bool = False) -> tuple:
-    """What `detect` finds in images `(B, 3, H, W)` and, by the same call, in random deformations of them; and the `Deformation`.
-    What it gives is indexed by pictures. `affine` as in `random_deformation`."""
+def detect_deformed(detect: Callable, images: torch.Tensor, seeds: torch.Tensor, affine: float = 0.05,
+                    align_corners: bool = False) -> tuple:
+    """What `detect` finds in images `(B, 3, H, W)` and, by the same call, in random deformations of them; and the
+    `Deformation`. What it gives is indexed by pictures. `affine` as in `random_deformation`."""
     deformation = random_deformation(seeds, images.device, affine)
     both = detect(torch.cat([images, deformation.images(images, align_corners=align_corners)]))
     return both[:len(images)], both[len(images):], deformation

@@ -30,10 +30,10 @@ from .record import circumstances, code_digest, peak_memory, write_json
 # %% ../nbs/50_train.ipynb #fb06ecbf
 @dataclass
 class TrainConfig:
-    """The schedule. The rate is divided by 10 at the fractions `drop_at` of the run or, with `cosine`, falls to nothing along half a cosine
-    wave. `average` is the decay of the moving average of the weights that is kept as the result (0: the last weights are). `clip` bounds
-    every gradient of the parts that a model names in `clipped` (0 is no bound); `init` names weights to start from.
-    `sources`, `single`, `near` and `window` as in `Draw`."""
+    """The schedule. The rate is divided by 10 at the fractions `drop_at` of the run or, with `cosine`, falls to
+    nothing along half a cosine wave. `average` is the decay of the moving average of the weights that is kept as the
+    result (0: the last weights are). `clip` bounds every gradient of the parts that a model names in `clipped` (0 is
+    no bound); `init` names weights to start from. `sources`, `single`, `near` and `window` as in `Draw`."""
     steps: Count = 300_000
     batch: Length = 8
     lr: Positive = 2e-4
@@ -68,7 +68,8 @@ def method_config(methods: dict, method: str, scale: str, steps: int | None = No
     "The section `methods.<method>.<scale>` of `params.yaml`, checked; `steps` overrides its length."
     where = f"params.yaml: methods.{method}.{scale}"
     method_class(method)  # an unknown method is told as such
-    if not isinstance(methods.get(method), dict) or scale not in methods[method]: raise UserError(f"{where}: is missing; add it, or use another scale")
+    if not isinstance(methods.get(method), dict) or scale not in methods[method]:
+        raise UserError(f"{where}: is missing; add it, or use another scale")
     config = typed(MethodConfig, methods[method][scale], where)
     return replace(config, train=replace(config.train, steps=steps)) if steps is not None else config
 
@@ -102,13 +103,15 @@ class Learner:
         batch.progress = batch.step / self.config.train.steps
         self.criterion.playing = self.judge is not None and batch.progress >= self.config.loss.adversarial_from
         self.criterion.requires_grad_(False)
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16,
+                            enabled=self.config.train.precision == "bf16"):
             rendering, terms = self.model(batch, self.criterion)
         self._descend("model", sum(terms.values()))
         if self.average is not None: self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         if self.criterion.playing:
             self.judge.requires_grad_(True)
-            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge, rendering.beside)
+            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge,
+                                                          rendering.beside)
             self._descend("discriminator", terms["discriminator"])
         return terms
 
@@ -121,11 +124,13 @@ class Learner:
     def _clip(self):
         # Part by part and by the largest entry, as TPSMM's code does.
         model = self.accelerator.unwrap_model(self.model)
-        for part in model.clipped: torch.nn.utils.clip_grad_norm_(getattr(model, part).parameters(), self.config.train.clip, float("inf"))
+        for part in model.clipped:
+            torch.nn.utils.clip_grad_norm_(getattr(model, part).parameters(), self.config.train.clip, float("inf"))
 
 # %% ../nbs/50_train.ipynb #5a74a665
 def averaged(model: Animator, decay: float) -> AveragedModel:
-    "A copy of `model` that holds the moving average of its weights and statistics; in the first steps the average is a short one."
+    """A copy of `model` that holds the moving average of its weights and statistics; in the first steps the average
+    is a short one."""
     def update(held, new, count):
         if not held[0].is_floating_point(): return torch._foreach_copy_(held, new)
         torch._foreach_lerp_(held, new, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
@@ -138,7 +143,8 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     # Some weights sit a phase out: the AVD network, and the background predictor before its start.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
-    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.train.weight_decay, fused=True)
+    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.
+                                      train.weight_decay, fused=True)
     criterion = Criterion(config.loss, seed, model.config.size, model.beside).to(accelerator.device)
     model = model.to(accelerator.device)
     average = averaged(model, config.train.average) if config.train.average else None
@@ -161,12 +167,14 @@ def save_progress(path: Path, learner: Learner, step: int, seconds: float, curve
     model = learner.accelerator.unwrap_model(learner.model)
     check_finite(path, model.state_dict())
     average = {} if learner.average is None else learner.average.state_dict()
-    state = dict(model=model.state_dict(), average=average, criterion=learner.criterion.state_dict(), step=step, seconds=seconds, curve=curve, signature=signature)
+    state = dict(model=model.state_dict(), average=average, criterion=learner.criterion.state_dict(), step=step,
+                 seconds=seconds, curve=curve, signature=signature)
     save_state(path, **state, optimizers={k: o.state_dict() for k, o in learner.optimizers.items()})
 
 # %% ../nbs/50_train.ipynb #e770ba80
 def load_progress(path: Path, learner: Learner, signature: str) -> tuple[int, float, list]:
-    "The step to go on from, seconds spent and loss curve: of the saved state if it is of this very run, else a fresh start."
+    """The step to go on from, seconds spent and loss curve: of the saved state if it is of this very run, else a
+    fresh start."""
     if not path.exists(): return 0, 0.0, []
     state = load_state(path)
     if state["signature"] != signature: return 0, 0.0, []
@@ -182,53 +190,68 @@ def start_from(model: Animator, path: str):
     state = load_weights(path).state_dict()
     for name, wanted in model.state_dict().items():
         if name in state and name.endswith("_position") and state[name].shape != wanted.shape:
-            state[name] = torch.nn.functional.interpolate(state[name][None], wanted.shape[1:], mode="bilinear", align_corners=False)[0]
+            state[name] = torch.nn.functional.interpolate(state[name][None], wanted.shape[1:], mode="bilinear",
+                                                          align_corners=False)[0]
     try: model.load_state_dict(state)
-    except RuntimeError as e: raise UserError(f"{path}: these weights are of another architecture; use the same model parameters") from e
+    except RuntimeError as e:
+        raise UserError(f"{path}: these weights are of another architecture; use the same model parameters") from e
 
 # %% ../nbs/50_train.ipynb #2aca4844
 def complete(out: Path, signature: str) -> bool:
     "Whether the run of that signature, by the code as it is now, has left its weights in `out`."
     try: record = json.loads((out / "run.json").read_text(encoding="utf8"))
     except (OSError, ValueError): return False
-    return (out / "weights.safetensors").exists() and (record.get("signature"), record.get("code")) == (signature, code_digest())
+    same = (record.get("signature"), record.get("code")) == (signature, code_digest())
+    return (out / "weights.safetensors").exists() and same
 
 def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
     "The loss terms as numbers. `UserError` where one is not finite."
     values = {name: term.item() for name, term in terms.items()}
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-        raise UserError(f"training: loss term {bad[0]} is {values[bad[0]]} at step {step}, so the training diverged; choose a lower rate, train.lr in params.yaml")
+        raise UserError(
+            f"training: loss term {bad[0]} is {values[bad[0]]} at step {step}, so the training diverged; choose a lower"
+            " rate, train.lr in params.yaml"
+        )
     return values
 
-def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: str | Path, resume: bool = False, **about) -> Path:
-    """Trains `method` on the split `train` of `store` and writes `weights.safetensors`, `curve.csv` and `run.json` into `out`.
-    With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that run is complete. `about` goes into
-    the record and the weights. `UserError` where the training diverges."""
+def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: str | Path, resume: bool = False,
+          **about) -> Path:
+    """Trains `method` on the split `train` of `store` and writes `weights.safetensors`, `curve.csv` and `run.json`
+    into `out`. With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that
+    run is complete. `about` goes into the record and the weights. `UserError` where the training diverges."""
     out = Path(out)
     keep_memory()
-    keep_memory()
-    if config.model.get("size", store.size) != store.size: raise UserError(f"params.yaml: methods.{method}: model.size is {config.model['size']}, that of the data set {store.size}; leave it out")
+    if config.model.get("size", store.size) != store.size:
+        raise UserError(
+            f"params.yaml: methods.{method}: model.size is {config.model['size']}, that of the data set {store.size};"
+            " leave it out"
+        )
     model = create_model(method, dict(config.model, size=store.size), seed, f"params.yaml: methods.{method}: model")
     if config.train.init: start_from(model, config.train.init)
     learn, mark, teachers = learner(model, config, seed), signature(method, config, seed, store), model.teachers(store)
     if resume and complete(out, mark): return out / "weights.safetensors"
-    learn.criterion.teachers = {k: t.to(learn.accelerator.device) for k, t in teachers.items() if not isinstance(t, str)}
+    device = learn.accelerator.device
+    learn.criterion.teachers = {k: t.to(device) for k, t in teachers.items() if not isinstance(t, str)}
     first, spent, curve = load_progress(out / "state.pt", learn, mark) if resume else (0, 0.0, [])
     start, steps = time.perf_counter() - spent, config.train.steps
-    if learn.accelerator.is_main_process: (out / "weights.safetensors").unlink(missing_ok=True)  # of an earlier run: nobody shall score them as this one's
+    # of an earlier run: nobody shall score them as this one's
+    if learn.accelerator.is_main_process: (out / "weights.safetensors").unlink(missing_ok=True)
     for step, terms in updates(learn, store, seed, first):
-        shown, saved = step % max(1, steps // 200) == 0 or step == steps - 1, (step + 1) % config.train.save_every == 0 and step + 1 < steps
+        shown = step % max(1, steps // 200) == 0 or step == steps - 1
+        saved = (step + 1) % config.train.save_every == 0 and step + 1 < steps
         values = finite(step, terms) if shown or saved else None
         if shown: curve.append({"step": step, **values})
         if saved: save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
     if steps > first: save_progress(out / "state.pt", learn, steps, time.perf_counter() - start, curve, mark)
     if learn.accelerator.is_main_process:
-        learn.result.eval().finish_training(store, config, seed, learn.accelerator.device)
+        learn.result.eval().finish_training(store, config, seed, device)
         seconds, fresh = round(time.perf_counter() - start, 1), lambda: create_model(method, asdict(model.config), seed)
-        record = dict(method=method, seed=seed, signature=mark, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
-                      parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None,
-                      processes=learn.accelerator.num_processes, **about, gradients=gradients(learn, fresh(), store, seed),
-                      teachers={k: t if isinstance(t, str) else type(t).__name__ for k, t in teachers.items()}, config=asdict(config), **circumstances())
+        record = dict(
+            method=method, seed=seed, signature=mark, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
+            parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None,
+            processes=learn.accelerator.num_processes, **about, gradients=gradients(learn, fresh(), store, seed),
+            teachers={k: t if isinstance(t, str) else type(t).__name__ for k, t in teachers.items()},
+            config=asdict(config), **circumstances())
         finish(out, learn, record, curve)
     learn.accelerator.wait_for_everyone()
     return out / "weights.safetensors"
@@ -242,8 +265,10 @@ def pairs_of(config: TrainConfig, store: FrameStore, seed: int) -> Pairs:
 def updates(learn: Learner, store: FrameStore, seed: int, first: int):
     "Runs the steps from `first` on, with a progress bar, and yields (step, loss terms) after each."
     config, accelerator = learn.config.train, learn.accelerator
-    batches = loader(pairs_of(config, store, seed), config.batch, range(first, config.steps), accelerator.process_index, accelerator.num_processes, config.workers)
-    bar = tqdm(batches, desc=type(accelerator.unwrap_model(learn.model)).__name__, initial=first, total=config.steps, unit="step", disable=None if accelerator.is_main_process else True)
+    batches = loader(pairs_of(config, store, seed), config.batch, range(first, config.steps), accelerator.process_index,
+                     accelerator.num_processes, config.workers)
+    bar = tqdm(batches, desc=type(accelerator.unwrap_model(learn.model)).__name__, initial=first, total=config.steps,
+               unit="step", disable=None if accelerator.is_main_process else True)
     for batch in bar:
         terms = learn.step(batch.to(accelerator.device))
         if batch.step % 50 == 0 and not bar.disable: bar.set_postfix({k: f"{v.item():.3f}" for k, v in terms.items()})
@@ -276,7 +301,8 @@ def gradients(learn: Learner, fresh: Animator, store: FrameStore, seed: int) -> 
 
 # %% ../nbs/50_train.ipynb #7ff274b9
 def finish(out: Path, learn: Learner, record: dict, curve: list[dict]):
-    "Writes curve, record and weights, and removes the state that is no longer needed. The weights come last: they mark a finished run."
+    """Writes curve, record and weights, and removes the state that is no longer needed. The weights come last: they
+    mark a finished run."""
     with write_atomic(out / "curve.csv") as temp, open(temp, "w", newline="") as f:
         rows = csv.DictWriter(f, list(curve[-1]) if curve else ["step"])
         rows.writeheader(); rows.writerows(curve)

@@ -15,7 +15,8 @@ from .hourglass import NORMS, PoolBlock
 from .warp import make_grid
 
 # %% ../nbs/24_volume.ipynb #5a1e72b2
-def make_volume(depth: int, height: int, width: int, align_corners: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def make_volume(depth: int, height: int, width: int, align_corners: bool = False,
+                dtype: torch.dtype = torch.float32) -> torch.Tensor:
     "Centres of cells `(D, H, W, 3)`, (x, y, z) in [-1, 1], on the CPU."
     flat, z = make_grid(height, width, align_corners, dtype), make_grid(depth, 1, align_corners, dtype)[:, 0, 1]
     return torch.cat([flat.expand(depth, -1, -1, -1), z[:, None, None, None].expand(-1, height, width, 1)], -1)
@@ -24,7 +25,8 @@ def make_volume(depth: int, height: int, width: int, align_corners: bool = False
 def warp_volume(volume: torch.Tensor, grid: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     "Reads volumes `(B, C, D, H, W)` trilinearly at positions `(B, d, h, w, 3)`: gives `(B, C, d, h, w)`; zero outside."
     exact = torch.promote_types(volume.dtype, grid.dtype)  # half precision would move cells
-    return F.grid_sample(volume.to(exact), grid.to(exact), mode="bilinear", padding_mode="zeros", align_corners=align_corners)
+    return F.grid_sample(volume.to(exact), grid.to(exact), mode="bilinear", padding_mode="zeros",
+                         align_corners=align_corners)
 
 def warp_volume_each(volume: torch.Tensor, grids: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     "Reads each volume of `(B, C, D, H, W)` at M grids `(B, M, d, h, w, 3)`: gives `(B, M, C, d, h, w)`."
@@ -34,13 +36,16 @@ def warp_volume_each(volume: torch.Tensor, grids: torch.Tensor, align_corners: b
 @exact
 def soft_argmax_volume(heatmaps: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     "Mean position `(B, K, 3)` of normalised heatmaps `(B, K, D, H, W)`, (x, y, z) in [-1, 1]."
-    return torch.einsum("bkdhw,dhwc->bkc", heatmaps, make_volume(*heatmaps.shape[-3:], align_corners, heatmaps.dtype).to(heatmaps.device))
+    return torch.einsum("bkdhw,dhwc->bkc", heatmaps,
+                        make_volume(*heatmaps.shape[-3:], align_corners, heatmaps.dtype).to(heatmaps.device))
 
 @exact
-def gaussian_volumes(points: torch.Tensor, depth: int, height: int, width: int, variance: float, align_corners: bool = False) -> torch.Tensor:
+def gaussian_volumes(points: torch.Tensor, depth: int, height: int, width: int, variance: float,
+                     align_corners: bool = False) -> torch.Tensor:
     "A Gaussian of height 1 at each point: `(B, K, 3)` to `(B, K, D, H, W)`. `variance` is in squared units of [-1, 1]."
     axis = lambda n: make_grid(n, 1, align_corners, points.dtype)[:, 0, 1].to(points.device)
-    x, y, z = ((-0.5 * (axis(n) - p[..., None]).square() / variance).exp() for n, p in zip((width, height, depth), points.unbind(-1)))
+    x, y, z = ((-0.5 * (axis(n) - p[..., None]).square() / variance).exp()
+               for n, p in zip((width, height, depth), points.unbind(-1)))
     return torch.einsum("bkd,bkh,bkw->bkdhw", z, y, x)
 
 # %% ../nbs/24_volume.ipynb #b530f5dd
@@ -56,11 +61,13 @@ class SameBlock3d(nn.Module):
 
 # %% ../nbs/24_volume.ipynb #3e343987
 class PoolBlock3d(SameBlock3d):
-    "`(B, inputs, D, H, W)` to `(B, outputs, D, H/2, W/2)`: convolution, normalisation, ReLU, average pooling within layers."
+    """`(B, inputs, D, H, W)` to `(B, outputs, D, H/2, W/2)`: convolution, normalisation, ReLU, average pooling
+    within layers."""
     def forward(self, x: torch.Tensor) -> torch.Tensor: return F.avg_pool3d(super().forward(x), (1, 2, 2))
 
 class GrowBlock3d(SameBlock3d):
-    "`(B, inputs, D, H, W)` to `(B, outputs, D, 2H, 2W)`: nearest upsampling within layers, convolution, normalisation, ReLU."
+    """`(B, inputs, D, H, W)` to `(B, outputs, D, 2H, 2W)`: nearest upsampling within layers, convolution,
+    normalisation, ReLU."""
     def forward(self, x: torch.Tensor) -> torch.Tensor: return super().forward(F.interpolate(x, scale_factor=(1, 2, 2)))
 
 # %% ../nbs/24_volume.ipynb #f19231d0
@@ -81,8 +88,11 @@ class Hourglass3d(nn.Module):
     def __init__(self, inputs: int, width: int, levels: int, ceiling: int, norm: str):
         super().__init__()
         widths = doubled(width, ceiling, levels)
-        self.down = nn.ModuleList(PoolBlock3d(inputs if i == 0 else widths[i], widths[i + 1], norm) for i in range(levels))
-        self.up = nn.ModuleList(GrowBlock3d(widths[i + 1] * (1 if i == levels - 1 else 2), widths[i], norm) for i in reversed(range(levels)))
+        self.down = nn.ModuleList(
+            PoolBlock3d(inputs if i == 0 else widths[i], widths[i + 1], norm) for i in range(levels))
+        self.up = nn.ModuleList(
+            GrowBlock3d(widths[i + 1] * (1 if i == levels - 1 else 2), widths[i], norm)
+            for i in reversed(range(levels)))
         self.outputs = widths[0] + inputs
         self.last = SameBlock3d(self.outputs, self.outputs, norm)
 
@@ -99,8 +109,10 @@ class LiftingHourglass(nn.Module):
     def __init__(self, width: int, levels: int, ceiling: int, depth: int, norm: str):
         super().__init__()
         widths = doubled(width, ceiling, levels)
-        self.depth, self.down = depth, nn.Sequential(*(PoolBlock(a, b, norm) for a, b in zip([3, *widths[1:]], widths[1:])))
+        self.depth, self.down = depth, nn.Sequential(*(PoolBlock(a, b, norm)
+                                                       for a, b in zip([3, *widths[1:]], widths[1:])))
         self.lift = conv(widths[-1], widths[-1] * depth, 1)
         self.up = nn.Sequential(*(GrowBlock3d(a, b, norm) for a, b in zip(widths[::-1], widths[-2::-1])))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return self.up(self.lift(self.down(x)).unflatten(1, (-1, self.depth)))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(self.lift(self.down(x)).unflatten(1, (-1, self.depth)))

@@ -14,16 +14,20 @@ from .core import exact
 @functools.lru_cache(64)
 def make_grid(height: int, width: int, align_corners: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     "Pixel centres `(H, W, 2)`, (x, y) in [-1, 1], on the CPU. Shared: do not write into it."
-    def axis(n): return torch.linspace(-1, 1, n, dtype=dtype) if align_corners else (2 * torch.arange(n, dtype=dtype) + 1) / n - 1
+    def axis(n):
+        return torch.linspace(-1, 1, n,
+                              dtype=dtype) if align_corners else (2 * torch.arange(n, dtype=dtype) + 1) / n - 1
     with torch.inference_mode(False):  # a grid that inference made first must serve training too
         y, x = torch.meshgrid(axis(height), axis(width), indexing="ij")
         return torch.stack([x, y], -1)
 
 # %% ../nbs/20_warp.ipynb #d17619ca
 def warp(images: torch.Tensor, grid: torch.Tensor, align_corners: bool = False, padding: str = "zeros") -> torch.Tensor:
-    "Reads images `(B, C, H, W)` bilinearly at positions `(B, h, w, 2)`: gives `(B, C, h, w)`. `padding` is `zeros`, `border` or `reflection`."
+    """Reads images `(B, C, H, W)` bilinearly at positions `(B, h, w, 2)`: gives `(B, C, h, w)`. `padding` is
+    `zeros`, `border` or `reflection`."""
     exact = torch.promote_types(images.dtype, grid.dtype)  # half precision would move pixels
-    found = F.grid_sample(images.to(exact), grid.to(exact), mode="bilinear", padding_mode=padding, align_corners=align_corners)
+    found = F.grid_sample(images.to(exact), grid.to(exact), mode="bilinear", padding_mode=padding,
+                          align_corners=align_corners)
     # It puts channels outermost; what comes after computes in the order that the images have.
     return found if images.is_contiguous() else found.contiguous(memory_format=torch.channels_last)
 
@@ -43,7 +47,8 @@ def blend(shares: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
 def resize_flow(flow: torch.Tensor, height: int, width: int, align_corners: bool = False) -> torch.Tensor:
     "A flow `(B, h, w, 2)` on a grid of another size: `(B, H, W, 2)`."
     if flow.shape[1:3] == (height, width): return flow
-    return F.interpolate(flow.movedim(-1, 1), (height, width), mode="bilinear", align_corners=align_corners).movedim(1, -1)
+    return F.interpolate(flow.movedim(-1, 1), (height, width), mode="bilinear",
+                         align_corners=align_corners).movedim(1, -1)
 
 def edge_convention(flow: torch.Tensor) -> torch.Tensor:
     "Positions of the `align_corners=True` convention `(B, H, W, 2)`, of pictures of H × W, in that of this project."
@@ -53,5 +58,6 @@ def edge_convention(flow: torch.Tensor) -> torch.Tensor:
 def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     "Resizes images `(B, C, H, W)`, antialiased when shrinking."
     if images.shape[-2:] == (height, width): return images
-    if images.shape[-2] % height == 0 and images.shape[-1] % width == 0: return F.adaptive_avg_pool2d(images, (height, width))
+    if images.shape[-2] % height == 0 and images.shape[-1] % width == 0:
+        return F.adaptive_avg_pool2d(images, (height, width))
     return F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)

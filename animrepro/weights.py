@@ -27,32 +27,56 @@ class Weights:
 _TORCH, _FAN = "https://download.pytorch.org/models", "https://www.adrianbulat.com/downloads/python-fan"
 _EVALUATION = "the README of github.com/AliaksandrSiarohin/pose-evaluation links to it (Yandex Disk)"
 WEIGHTS = {
-    "alexnet": Weights({"alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-                        "alexnet-features.pth": "54bed954ef3cb0170e70b8d3aa0d6280baf284f6e5ec7e4504b8309d3e73779d"},
-                       "LPIPS (alex), losses", f"{_TORCH}/alexnet-owt-7be5be79.pth"),
-    "squeezenet1_1": Weights({"squeezenet1_1-b8a52dc0.pth": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
-                              "squeezenet1_1-features.pth": "ea7469cab88051fed28310f80fc834e600dd40470e4082e11c26514158f5fa32"},
-                             "LPIPS (squeeze)", f"{_TORCH}/squeezenet1_1-b8a52dc0.pth"),
-    "vgg16": Weights({"vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"}, "LPIPS (vgg)", f"{_TORCH}/vgg16-397923af.pth"),
-    "vgg19": Weights({"vgg19-dcbb9e9d.pth": "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"}, "perceptual loss", f"{_TORCH}/vgg19-dcbb9e9d.pth"),
-    "inception": Weights({"weights-inception-2015-12-05-6726825d.pth": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"},
-                         "FID", "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"),
-    "resnext101_3d": Weights({"resnext-101-kinetics.pth": ""}, "video FID",
-                             "the README of github.com/kenshohara/3D-ResNets-PyTorch, branch CVPR2018, links to it (Google Drive)"),
-    "hopenet": Weights({"hopenet_robust_alpha1.pkl": ""}, "head pose loss of face-vid2vid", "the README of github.com/natanielruiz/deep-head-pose links to it (Google Drive)"),
-    "s3fd": Weights({"s3fd-619a316812.pth": "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543"}, "AKD of faces, 68 points: finds the face", f"{_FAN}/s3fd-619a316812.pth"),
-    "fan2d": Weights({"2DFAN4-11f355bf06.pth.tar": "11f355bf0693120222f5955ce3f9dc8fb5763ebb30a47d7906e509490d32e4aa"}, "AKD of faces, 68 points", f"{_FAN}/2DFAN4-11f355bf06.pth.tar"),
-    "openpose": Weights({"body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746"}, "AKD and MKR of bodies (IW)",
-                        "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"),
+    "alexnet": Weights({
+        "alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        "alexnet-features.pth": "54bed954ef3cb0170e70b8d3aa0d6280baf284f6e5ec7e4504b8309d3e73779d",
+    }, "LPIPS (alex), losses", f"{_TORCH}/alexnet-owt-7be5be79.pth"),
+    "squeezenet1_1": Weights({
+        "squeezenet1_1-b8a52dc0.pth": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+        "squeezenet1_1-features.pth": "ea7469cab88051fed28310f80fc834e600dd40470e4082e11c26514158f5fa32",
+    }, "LPIPS (squeeze)", f"{_TORCH}/squeezenet1_1-b8a52dc0.pth"),
+    "vgg16": Weights(
+        {"vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"},
+        "LPIPS (vgg)", f"{_TORCH}/vgg16-397923af.pth"),
+    "vgg19": Weights(
+        {"vgg19-dcbb9e9d.pth": "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"},
+        "perceptual loss", f"{_TORCH}/vgg19-dcbb9e9d.pth"),
+    "inception": Weights({
+        "weights-inception-2015-12-05-6726825d.pth":
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+    }, "FID",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"),
+    "resnext101_3d": Weights(
+        {"resnext-101-kinetics.pth": ""},
+        "video FID",
+        "the README of github.com/kenshohara/3D-ResNets-PyTorch, branch CVPR2018, links to it (Google Drive)"),
+    "hopenet": Weights(
+        {"hopenet_robust_alpha1.pkl": ""},
+        "head pose loss of face-vid2vid",
+        "the README of github.com/natanielruiz/deep-head-pose links to it (Google Drive)"),
+    "s3fd": Weights(
+        {"s3fd-619a316812.pth": "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543"},
+        "AKD of faces, 68 points: finds the face", f"{_FAN}/s3fd-619a316812.pth"),
+    "fan2d": Weights(
+        {"2DFAN4-11f355bf06.pth.tar": "11f355bf0693120222f5955ce3f9dc8fb5763ebb30a47d7906e509490d32e4aa"},
+        "AKD of faces, 68 points", f"{_FAN}/2DFAN4-11f355bf06.pth.tar"),
+    "openpose": Weights(
+        {"body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746"},
+        "AKD and MKR of bodies (IW)",
+        "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"),
     "rtpose": Weights({"pose_model.pth": ""}, "AKD and MKR of bodies (FOMM family)", _EVALUATION),
-    "vggface": Weights({"vgg_face_dag.pth": ""}, "identity loss of X2Face", "https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/vgg_face_dag.pth"),
+    "vggface": Weights(
+        {"vgg_face_dag.pth": ""},
+        "identity loss of X2Face",
+        "https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/vgg_face_dag.pth"),
     "openface": Weights({"openface.pth": ""}, "AED of faces", "openface.pth of github.com/thnkim/OpenFacePytorch"),
     "reid": Weights({"reid_model.pth": ""}, "AED of bodies", _EVALUATION),
 }
 
 # %% ../nbs/17_weights.ipynb #c07a5e24
 class NotAvailable(UserError):
-    "A file or package that somebody would have to bring is not here. What needs it is left out, and this line says why."
+    """A file or package that somebody would have to bring is not here. What needs it is left out, and this line says
+    why."""
 
 # %% ../nbs/17_weights.ipynb #007bcc61
 def _folders() -> list[Path]:
@@ -61,14 +85,17 @@ def _folders() -> list[Path]:
 
 # %% ../nbs/17_weights.ipynb #8627cf02
 def find_weights(name: str) -> Path:
-    "The weights file of a network of the list. Raises `NotAvailable` where there is none, and `UserError` where it is another file than it should be."
+    """The weights file of a network of the list. Raises `NotAvailable` where there is none, and `UserError` where it
+    is another file than it should be."""
     entry = WEIGHTS[name]
     for path in (folder / file for folder in _folders() for file in entry.files):
         if not path.is_file(): continue
         digest = entry.files[path.name]
         if not digest or sha256(path) == digest: return path
-        raise UserError(f"{path}: is not the expected file (its SHA-256 is not {digest[:8]}…); delete it and fetch it again")
-    raise NotAvailable(f"{name}: not available: put {' or '.join(entry.files)} into {_folders()[0]}; source: {entry.source}")
+        raise UserError(
+            f"{path}: is not the expected file (its SHA-256 is not {digest[:8]}…); delete it and fetch it again")
+    raise NotAvailable(
+        f"{name}: not available: put {' or '.join(entry.files)} into {_folders()[0]}; source: {entry.source}")
 
 # %% ../nbs/17_weights.ipynb #4b60a411
 def optional(load: Callable, *args, **kwargs) -> tuple[object | None, str]:
@@ -80,7 +107,9 @@ def optional(load: Callable, *args, **kwargs) -> tuple[object | None, str]:
 def need_package(module: str, requirement: str) -> ModuleType:
     "Imports a package that only some metrics need. Raises `NotAvailable` with the command that installs it."
     try: return importlib.import_module(module)
-    except ImportError as e: raise NotAvailable(f"{requirement}: not available: the package is not installed; run pip install '{requirement}'") from e
+    except ImportError as e:
+        raise NotAvailable(
+            f"{requirement}: not available: the package is not installed; run pip install '{requirement}'") from e
 
 # %% ../nbs/17_weights.ipynb #d4003a8d
 def show_weights() -> str:
@@ -97,10 +126,12 @@ def show_weights() -> str:
 
 # %% ../nbs/17_weights.ipynb #20f3dae1
 def fetch_weights(name: str) -> Path:
-    "Downloads a network of the list into the cache, unless it is there, and checks it. `UserError` for one without address and hash."
+    """Downloads a network of the list into the cache, unless it is there, and checks it. `UserError` for one without
+    address and hash."""
     if name not in WEIGHTS: raise UserError(f"{name}: there is no such network; known are {', '.join(WEIGHTS)}")
     entry = WEIGHTS[name]
     if path := optional(find_weights, name)[0]: return path
     file, digest = next(iter(entry.files.items()))
-    if not (digest and entry.source.startswith("https://")): raise UserError(f"{name}: has no address to fetch from: {entry.source}; put {file} into {_folders()[0]}")
+    if not (digest and entry.source.startswith("https://")):
+        raise UserError(f"{name}: has no address to fetch from: {entry.source}; put {file} into {_folders()[0]}")
     return fetch(entry.source, cache_dir() / "weights" / file, digest)

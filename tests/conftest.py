@@ -8,11 +8,12 @@ BIN = Path(sys.executable).parent
 
 
 def pytest_configure(config):
-    "Tests, and the processes they start, neither read nor fill the user's folders, open no window, and find the commands of this environment."
+    """Tests, and the processes they start, neither read nor fill the user's folders, open no window, and find the
+    commands of this environment."""
     folder = tempfile.mkdtemp(prefix="animrepro-tests-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    os.environ.update(ANIMREPRO_CACHE=f"{folder}/cache", IPYTHONDIR=f"{folder}/ipython", MPLBACKEND="Agg", DVC_NO_ANALYTICS="1",
-                      PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    os.environ.update(ANIMREPRO_CACHE=f"{folder}/cache", IPYTHONDIR=f"{folder}/ipython", MPLBACKEND="Agg",
+                      DVC_NO_ANALYTICS="1", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture(scope="session")

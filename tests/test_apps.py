@@ -55,5 +55,10 @@ def test_a_picture_of_any_size_is_taken_and_encoded_once(weights, tmp_path, monk
 def test_what_cannot_be_shown_is_named(weights, tmp_path):
     with pytest.raises(UserError, match="none.png"): panel(weights, tmp_path / "none.png")
     other = tmp_path / "fomm.safetensors"
-    save_weights(other, create_model("fomm", dict(keypoints=3, width=8, levels=2, ceiling=16, padding=3, step=2, motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16, blocks=1, norm="group")), "fomm")
+    save_weights(
+        other,
+        create_model(
+            "fomm",
+            dict(keypoints=3, width=8, levels=2, ceiling=16, padding=3, step=2, motion_width=8, motion_levels=2,
+                 motion_ceiling=16, features=8, features_ceiling=16, blocks=1, norm="group")), "fomm")
     with pytest.raises(UserError, match="weights of fomm, not of lia"): panel(other, 1)

@@ -29,14 +29,17 @@ evaluate: {sources: [1, 2]}
 WEIGHTS = f"results/run/train/tiny-{METHOD}-0/weights.safetensors"
 
 
-# ---- commands in processes that start at once ----------------------------------------------------------------------------------------
+# ---- commands in processes that start at once
+# ----------------------------------------------------------------------------------------
 
 def work(folder: str, arguments: list, limit: int | None):
-    "What a child does: the command, with its output in files beside the project, and no file larger than `limit` bytes."
+    """What a child does: the command, with its output in files beside the project, and no file larger than `limit`
+    bytes."""
     import torch
     from animrepro.cli import main
     os.chdir(folder)
-    for descriptor, name in ((1, "out"), (2, "err")): os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = ["animrepro", *arguments]
     torch.set_num_threads(1)
     if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -45,10 +48,14 @@ def work(folder: str, arguments: list, limit: int | None):
 
 @pytest.fixture(scope="module")
 def start():
-    "Starts a command in a folder. The server has imported everything, so that a child is at work in milliseconds, and a kill hits the work and not the import."
+    """Starts a command in a folder. The server has imported everything, so that a child is at work in milliseconds,
+    and a kill hits the work and not the import."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([f"animrepro.{m}" for m in ("cli", "animate", "data.catalog", "evaluate", "models.fomm", "models.official", "probe", "sweep", "tables", "train", "claims")])
+    server.set_forkserver_preload([
+        f"animrepro.{m}" for m in ("cli", "animate", "data.catalog", "evaluate", "models.fomm", "models.official",
+                                   "probe", "sweep", "tables", "train", "claims")
+    ])
     def start(folder: Path, *arguments, limit: int | None = None):
         process = server.Process(target=work, args=(str(folder), [str(a) for a in arguments], limit))
         process.start()
@@ -71,14 +78,23 @@ def done(start, folder: Path, *arguments):
 
 def content(folder: Path) -> dict:
     "Bytes by name of all files and links below a folder. Times and places of a run record are left out."
-    found = {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*")) if p.is_file() or p.is_symlink()}
+    found = {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b""
+        for p in sorted(folder.rglob("*")) if p.is_file() or p.is_symlink()
+    }
     # LOG.md tells the history of a record, so a record that was made in two goes may tell of both.
-    return {name: steady(data) if name.endswith(("run.json", "scored.json")) or any(p in name for p in ("/runs/", "/evaluations/")) and name.endswith(".json") else data
-            for name, data in found.items() if not name.endswith(("evidence.json", "LOG.md"))}
+    return {
+        name: steady(data) if name.endswith(("run.json", "scored.json"))
+        or any(p in name for p in ("/runs/", "/evaluations/")) and name.endswith(".json") else data
+        for name, data in found.items() if not name.endswith(("evidence.json", "LOG.md"))
+    }
 
 
 def steady(record: bytes) -> bytes:
-    return json.dumps({k: v for k, v in json.loads(record).items() if k not in ("seconds", "peak_memory_gib", "resumed_at", "command")}).encode()
+    return json.dumps({
+        k: v
+        for k, v in json.loads(record).items() if k not in ("seconds", "peak_memory_gib", "resumed_at", "command")
+    }).encode()
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +112,8 @@ def project(start, tmp_path_factory):
     return folder
 
 
-# ---- bad input -----------------------------------------------------------------------------------------------------------------------
+# ---- bad input
+# -----------------------------------------------------------------------------------------------------------------------
 
 def data(path, content=b""):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +126,8 @@ def shortened(path, share=None, less=0):
     path.write_bytes(whole[:int(len(whole) * share) if share else len(whole) - less])
 
 
-def params(old: str, new: str): return lambda p: data(p / "params.yaml", (p / "params.yaml").read_text().replace(old, new, 1))
+def params(old: str, new: str):
+    return lambda p: data(p / "params.yaml", (p / "params.yaml").read_text().replace(old, new, 1))
 
 
 def told(about=None, tensors=None):
@@ -117,13 +135,25 @@ def told(about=None, tensors=None):
     def spoil(p):
         from safetensors import safe_open
         from safetensors.torch import save_file
-        with safe_open(p / WEIGHTS, "pt") as f: good, state = json.loads(f.metadata()["animrepro"]), {k: f.get_tensor(k) for k in f.keys()}
-        text = about if isinstance(about, str) else json.dumps({k: v for k, v in {**good, **(about or {})}.items() if v is not ...})
+        with safe_open(p / WEIGHTS, "pt") as f:
+            good, state = json.loads(f.metadata()["animrepro"]), {k: f.get_tensor(k) for k in f.keys()}
+        text = about if isinstance(about, str) else json.dumps({
+            k: v
+            for k, v in {
+                **good,
+                **(about or {})
+            }.items() if v is not ...
+        })
         save_file(tensors(state) if tensors else state, p / WEIGHTS, {"animrepro": text})
     return spoil
 
 
-def sized(**config): return lambda p: told(dict(config={**json.loads((p / WEIGHTS).parent.joinpath("run.json").read_text())["config"]["model"], "size": 32, **config}))(p)
+def sized(**config):
+    return lambda p: told(
+        dict(config={
+            **json.loads((p / WEIGHTS).parent.joinpath("run.json").read_text())["config"]["model"], "size": 32,
+            **config
+        }))(p)
 
 
 def store(change):
@@ -150,7 +180,8 @@ def flipped(p):
 def png(width: int, height: int) -> bytes:
     "A PNG file that claims a size and holds next to nothing."
     chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(
+        b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
 
 
 def notebook(source: str, tags=("parameters",)):
@@ -351,7 +382,10 @@ BAD = {
 
 def names(folder: Path) -> dict:
     "Size and time of change of everything below a folder: cheaper than its content, and a write changes it."
-    return {os.fsencode(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*") if not p.is_dir() or not any(p.iterdir())}
+    return {
+        os.fsencode(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns)
+        for p in folder.rglob("*") if not p.is_dir() or not any(p.iterdir())
+    }
 
 
 def answer(start, project: Path, folder: Path, name: str) -> str | None:
@@ -363,12 +397,16 @@ def answer(start, project: Path, folder: Path, name: str) -> str | None:
     code, lines = run(start, folder, *command)
     said = [l for l in lines if l.startswith("animrepro: ")]
     after = names(folder)
-    made = sorted(n for n in after.keys() | before.keys() if after.get(n) != before.get(n) and not n.startswith(b"web/"))  # the cache of downloads
+    # the cache of downloads
+    made = sorted(n for n in after.keys() | before.keys()
+                  if after.get(n) != before.get(n) and not n.startswith(b"web/"))
     shutil.rmtree(folder)
     if code != 2: return f"{name}: exit code {code}: {lines[-3:]}"
-    if len(said) != 1 or lines[-1] != said[0] or any("Traceback" in l for l in lines): return f"{name}: not one line: {lines[-3:]}"
+    if len(said) != 1 or lines[-1] != said[0] or any("Traceback" in l for l in lines):
+        return f"{name}: not one line: {lines[-3:]}"
     if word not in said[0]: return f"{name}: does not name {word}: {said[0]}"
-    if ";" not in said[0] and not any(w in said[0] for w in ("--help", "Invalid value", "No such", "Missing")): return f"{name}: says nothing of what to do: {said[0]}"
+    if ";" not in said[0] and not any(w in said[0] for w in ("--help", "Invalid value", "No such", "Missing")):
+        return f"{name}: says nothing of what to do: {said[0]}"
     if made: return f"{name}: left {made}"
 
 
@@ -378,7 +416,8 @@ def test_bad_input(start, project, tmp_path):
     assert len(BAD) >= 60 and not broken, "\n".join(broken)
 
 
-# ---- kills ---------------------------------------------------------------------------------------------------------------------------
+# ---- kills
+# ---------------------------------------------------------------------------------------------------------------------------
 
 STAGES = {
     "data": ["data", "prepare", "tiny"],
@@ -393,7 +432,8 @@ HIT = ("data", "training", "evaluation", "tables", "record")
 
 
 def interrupt(start, folder: Path, command: list, how: str, share: float, seconds: float, largest: int) -> int:
-    "Exit code of a command that is ended after a share of the time that it takes, or by a disk with room for that share of its largest file."
+    """Exit code of a command that is ended after a share of the time that it takes, or by a disk with room for that
+    share of its largest file."""
     if ENDS[how] is None: return run(start, folder, *command, limit=4096 + int(share * largest))[0]
     process = start(folder, *command)
     process.join(share * seconds)
@@ -405,7 +445,8 @@ def interrupt(start, folder: Path, command: list, how: str, share: float, second
 
 
 def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counter, list[str]]:
-    "Ends every stage `each` times in each of the ways. Gives the number of kills by (stage, way, whether it hit the work) and what went wrong."
+    """Ends every stage `each` times in each of the ways. Gives the number of kills by (stage, way, whether it hit
+    the work) and what went wrong."""
     counts, broken, before = Counter(), [], tmp_path / "before"
     before.mkdir()
     (before / "params.yaml").write_text(PARAMS)
@@ -418,19 +459,29 @@ def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counte
         largest = max((len(v) for k, v in whole.items() if not (before / k).exists()), default=4096)
         for how in ways if stage in HIT else ():
             for number in range(each):
-                folder, share = tmp_path / f"{stage}-{how.replace(' ', '-')}-{number}", rng(0, "campaign", stage, how, number).random()
+                folder, share = tmp_path / f"{stage}-{how.replace(' ', '-')}-{number}", rng(
+                    0, "campaign", stage, how, number).random()
                 shutil.copytree(before, folder)
-                code, name = interrupt(start, folder, command, how, share, seconds, largest), f"{stage}, {how} at {share:.2f}"
+                code, name = interrupt(start, folder, command, how, share, seconds,
+                                       largest), f"{stage}, {how} at {share:.2f}"
                 counts[stage, how, code != 0] += 1
                 if how == "full disk" and code not in (0, 2): broken.append(f"{name}: exit code {code}")
-                half = [k for k, v in content(folder).items() if k in whole and v != whole[k] and Path(k).name != "scores.csv" and k not in content(before)]
+                half = [
+                    k for k, v in content(folder).items()
+                    if k in whole and v != whole[k] and Path(k).name != "scores.csv" and k not in content(before)
+                ]
                 again, lines = run(start, folder, *command)
                 end = content(folder)
                 if half: broken.append(f"{name}: half-written {half}")
                 if again: broken.append(f"{name}: then exit code {again}: {lines[-2:]}")
-                elif end != whole: broken.append(f"{name}: then other bytes: {sorted(k for k in end.keys() | whole.keys() if end.get(k) != whole.get(k))}")
+                elif end != whole:
+                    broken.append(
+                        f"{name}: then other bytes:"
+                        f" {sorted(k for k in end.keys() | whole.keys() if end.get(k) != whole.get(k))}"
+                    )
                 shutil.rmtree(folder)
-        print(stage, {how: sum(n for (s, h, _), n in counts.items() if (s, h) == (stage, how)) for how in ways}, *broken, sep="\n", flush=True)
+        print(stage, {how: sum(n for (s, h, _), n in counts.items() if (s, h) == (stage, how))
+                      for how in ways}, *broken, sep="\n", flush=True)
         shutil.rmtree(before)
         before = after
     return counts, broken
@@ -447,12 +498,25 @@ def test_long_campaign(start, project, tmp_path):
     "Writes its counts to results/record/campaign.json and, as a table, campaign.md."
     wrong = [w for i, name in enumerate(BAD) if (w := answer(start, project, tmp_path / str(i), name))]
     counts, broken = campaign(start, tmp_path, 5)
-    rows = [dict(stage=stage, end=how, kills=counts[stage, how, True] + counts[stage, how, False], hit=counts[stage, how, True]) for stage in HIT for how in ENDS]
-    report = dict(bad_inputs=len(BAD), answered=len(BAD) - len(wrong), kills=sum(r["kills"] for r in rows), hit=sum(r["hit"] for r in rows), lost=len(broken), by_stage=rows)
-    head = f"{report['answered']} of {len(BAD)} bad inputs answered with exit code 2 and one line, nothing left. {report['kills']} kills, of which {report['hit']} came before the command was done; {len(broken)} lost a byte."
+    rows = [
+        dict(stage=stage, end=how, kills=counts[stage, how, True] + counts[stage, how, False],
+             hit=counts[stage, how, True]) for stage in HIT for how in ENDS
+    ]
+    report = dict(bad_inputs=len(BAD), answered=len(BAD) - len(wrong), kills=sum(r["kills"] for r in rows),
+                  hit=sum(r["hit"] for r in rows), lost=len(broken), by_stage=rows)
+    head = (
+        f"{report['answered']} of {len(BAD)} bad inputs answered with exit code 2 and one line, nothing left."
+        f" {report['kills']} kills, of which {report['hit']} came before the command was done; {len(broken)} lost a"
+        " byte."
+    )
     table = ["| stage | " + " | ".join(ENDS) + " |", "|---" * (len(ENDS) + 1) + "|"]
-    table += [f"| {stage} | " + " | ".join(f"{r['kills']} ({r['hit']})" for r in rows if r["stage"] == stage) + " |" for stage in HIT]
+    table += [
+        f"| {stage} | " + " | ".join(f"{r['kills']} ({r['hit']})" for r in rows if r["stage"] == stage) + " |"
+        for stage in HIT
+    ]
     print(head, *table, sep="\n")
     assert not wrong + broken and report["kills"] >= 100, "\n".join(wrong + broken)
     (ROOT / "results/record/campaign.json").write_text(json.dumps(report, indent=1) + "\n")
-    (ROOT / "results/record/campaign.md").write_text("\n".join([head, "", *table, "", "Kills by stage, and in brackets how many hit the work. Made by `pytest -m campaign`."]) + "\n")
+    (ROOT / "results/record/campaign.md").write_text("\n".join(
+        [head, "", *table, "", "Kills by stage, and in brackets how many hit the work. Made by `pytest -m campaign`."])
+                                                     + "\n")

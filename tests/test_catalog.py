@@ -5,8 +5,8 @@ import numpy as np, pytest
 from PIL import Image
 from animrepro.core import UserError, sha256
 from animrepro.data import catalog
-from animrepro.data.catalog import (ActionsEntry, FolderEntry, PuppetsEntry, actions_files, actions_hashes, clip_paths, dataset_entry, list_actions,
-                                    prepare, prepared, puppet_clips, region_labels, split_names)
+from animrepro.data.catalog import (ActionsEntry, FolderEntry, PuppetsEntry, actions_files, actions_hashes, clip_paths,
+    dataset_entry, list_actions, prepare, prepared, puppet_clips, region_labels, split_names)
 from animrepro.data.puppets import PARTS, REGIONS, render, sample_identity, sample_motion
 from animrepro.data.store import FrameStore
 from animrepro.data.video import write_video
@@ -16,7 +16,9 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 def movie(frames=6, h=40, w=48, shift=0):
     t, y, x = np.mgrid[:frames, :h, :w]
-    return np.stack([128 + 80 * np.sin((x + 2 * t + shift) / 9), 128 + 80 * np.sin((y - t) / 7), 128 + 40 * np.sin((x + y) / 11)], -1).astype(np.uint8)
+    return np.stack(
+        [128 + 80 * np.sin((x + 2 * t + shift) / 9), 128 + 80 * np.sin((y - t) / 7), 128 + 40 * np.sin(
+            (x + y) / 11)], -1).astype(np.uint8)
 
 
 def refused(call, *words):
@@ -58,9 +60,24 @@ def server(site):
 # Entries
 
 def test_entries():
-    section = {"puppets": {"kind": "puppets", "train": 4, "test": 2}, "mine": {"kind": "folder", "root": "old"}, "actions": {"kind": "actions", "root": None}}
+    section = {
+        "puppets": {
+            "kind": "puppets",
+            "train": 4,
+            "test": 2
+        },
+        "mine": {
+            "kind": "folder",
+            "root": "old"
+        },
+        "actions": {
+            "kind": "actions",
+            "root": None
+        }
+    }
     assert dataset_entry("puppets", section) == PuppetsEntry("puppets", train=4, test=2)
-    assert dataset_entry("mine", section, "new").root == "new" and dataset_entry("actions", section, "there").root == "there"
+    assert dataset_entry("mine", section, "new").root == "new" and dataset_entry("actions", section,
+                                                                                 "there").root == "there"
     assert dataset_entry("free", section, Path("there")) == FolderEntry("folder", root="there")
 
 
@@ -99,7 +116,8 @@ def test_puppets(tmp_path):
         assert np.array_equal(store.frames(i), truth.frames)
         for name, members in REGIONS.items():
             label = 1 + list(REGIONS).index(name)
-            assert np.array_equal(store.regions(i, 2) == label, np.isin(truth.parts[2], [PARTS.index(p) for p in members]))
+            assert np.array_equal(
+                store.regions(i, 2) == label, np.isin(truth.parts[2], [PARTS.index(p) for p in members]))
     assert region_labels(np.uint8([0])) == 0
 
 
@@ -107,7 +125,9 @@ def test_puppet_seeds():
     entries = [PuppetsEntry("puppets", train=500, test=50, seed=seed) for seed in (0, 1)]
     clips = [c for e in entries for c in puppet_clips(e)]
     for key in ("identity", "motion"): assert len({c["meta"][key] for c in clips}) == 1100
-    tests = lambda train: [c for c in puppet_clips(PuppetsEntry("puppets", train=train, test=5)) if c["split"] == "test"]
+    tests = lambda train: [
+        c for c in puppet_clips(PuppetsEntry("puppets", train=train, test=5)) if c["split"] == "test"
+    ]
     assert tests(3) == tests(400)
 
 
@@ -131,7 +151,9 @@ def test_published_counts():
 def test_actions_from_a_folder(site, monkeypatch):
     root, hashes = site
     clips = list(list_actions(ActionsEntry("actions", size=32, root=str(root)), hashes).clips)
-    assert [(c["name"], c["split"], c["frames"].shape, c["fps"]) for c in clips] == [("c", "test", (5, 32, 32, 3), 25), ("a", "train", (5, 32, 32, 3), 25), ("b", "train", (5, 32, 32, 3), 25)]
+    assert [(c["name"], c["split"], c["frames"].shape, c["fps"]) for c in clips] == [("c", "test", (5, 32, 32, 3), 25),
+                                                                                     ("a", "train", (5, 32, 32, 3), 25),
+                                                                                     ("b", "train", (5, 32, 32, 3), 25)]
     assert np.array_equal(clips[1]["frames"], movie(5, 32, 32, 0))
     monkeypatch.setenv("ANIMREPRO_ACTIONS", str(root))
     assert actions_files(ActionsEntry("actions"), hashes)["test/c.jpg"] == root / "test/c.jpg"
@@ -173,7 +195,8 @@ def test_no_network(site):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    refused(lambda: prepare("actions", ActionsEntry("actions", url=f"http://127.0.0.1:{port}"), "never.zip"), "cannot be reached", "--root", "ANIMREPRO_ACTIONS")
+    refused(lambda: prepare("actions", ActionsEntry("actions", url=f"http://127.0.0.1:{port}"), "never.zip"),
+            "cannot be reached", "--root", "ANIMREPRO_ACTIONS")
     assert not Path("never.zip").exists()
 
 
@@ -198,9 +221,18 @@ def test_mixed_folder(tmp_path):
     report = prepare("mine", dataset_entry("mine", {}, root), tmp_path / "out" / "mine.zip")
     store = FrameStore(tmp_path / "out" / "mine.zip")
     found = {c.name: (c.frames, c.fps) for c in store.clips}
-    assert found == {"clip2.mp4": (6, 24), "clip10.gif": (7, 10), "sub/deep.mov": (8, 30), "frames": (12, 25), "strips/0.jpg": (9, 25), "strips/1.jpg": (9, 25)}
+    assert found == {
+        "clip2.mp4": (6, 24),
+        "clip10.gif": (7, 10),
+        "sub/deep.mov": (8, 30),
+        "frames": (12, 25),
+        "strips/0.jpg": (9, 25),
+        "strips/1.jpg": (9, 25)
+    }
     assert report.clips == {"train": 5, "test": 1} and store.size == 64 and store.regions(0, 0) is None
-    assert len(report.skipped) == 5 and all(any(n in line for line in report.skipped) for n in ("zero.mp4", "text.avi", "cut.mp4", "cover.png", "single.mp4"))
+    assert len(report.skipped) == 5 and all(
+        any(n in line for line in report.skipped)
+        for n in ("zero.mp4", "text.avi", "cut.mp4", "cover.png", "single.mp4"))
     assert "5 skipped" in str(report) and prepared(tmp_path / "out" / "mine.zip") == report
 
 
@@ -212,7 +244,13 @@ def test_links_neither_double_nor_leak_clips(tmp_path):
     (root / "train/loop").symlink_to(root)
     (root / "train/b.mp4").symlink_to(root / "test/b.mp4")
     report = prepare("mine", FolderEntry("folder", root=str(root), size=16), tmp_path / "m.zip")
-    assert {c.name: c.split for c in FrameStore(tmp_path / "m.zip").clips} == {"train/a.mp4": "train", "test/b.mp4": "test"}
+    assert {
+        c.name: c.split
+        for c in FrameStore(tmp_path / "m.zip").clips
+    } == {
+        "train/a.mp4": "train",
+        "test/b.mp4": "test"
+    }
     assert report.skipped and all("is a link" in line for line in report.skipped)
 
 
@@ -222,7 +260,14 @@ def test_given_splits(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(root / name, movie(), 25)
     report = prepare("mine", FolderEntry("folder", root=str(root), size=16, fit="pad"), tmp_path / "m.zip")
-    assert {c.name: c.split for c in FrameStore(tmp_path / "m.zip").clips} == {"train/a.mp4": "train", "train/b.mp4": "train", "test/a.mp4": "test"}
+    assert {
+        c.name: c.split
+        for c in FrameStore(tmp_path / "m.zip").clips
+    } == {
+        "train/a.mp4": "train",
+        "train/b.mp4": "train",
+        "test/a.mp4": "test"
+    }
     assert len(report.skipped) == 1 and "other/c.mp4" in report.skipped[0]
 
 
@@ -250,12 +295,15 @@ def test_no_clip_at_all(tmp_path):
 def test_frames_next_to_nothing_else(tmp_path):
     for t, frame in enumerate(movie(3)): Image.fromarray(frame).save(tmp_path / f"{t}.png")
     assert len(clip_paths(tmp_path)[0]) == 3
-    refused(lambda: prepare("mine", FolderEntry("folder", root=str(tmp_path)), tmp_path / "m.zip"), "no readable clip", "single picture")
+    refused(lambda: prepare("mine", FolderEntry("folder", root=str(tmp_path)), tmp_path / "m.zip"), "no readable clip",
+            "single picture")
 
 
 def test_output_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    refused(lambda: prepare("p", PuppetsEntry("puppets", size=16, train=1, test=1, frames=2), tmp_path / "file" / "p.zip"), "p.zip", "cannot be written")
+    refused(
+        lambda: prepare("p", PuppetsEntry("puppets", size=16, train=1, test=1, frames=2), tmp_path / "file" / "p.zip"),
+        "p.zip", "cannot be written")
 
 
 def test_not_prepared(tmp_path):

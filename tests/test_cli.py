@@ -23,7 +23,9 @@ evaluate: {sources: [1, 2]}
 """
 
 
-def call(folder, *args, **how): return subprocess.run([ANIMREPRO, *map(str, args)], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, **how)
+def call(folder, *args, **how):
+    return subprocess.run([ANIMREPRO, *map(str, args)], cwd=folder, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, **how)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,9 @@ def project(tmp_path_factory):
     "A project with a prepared data set, trained weights, a picture and a video of 30000/1001 frames per second."
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text(PARAMS)
-    for args in (["data", "prepare", "tiny"], ["landmarks"], ["train", "tiny", "implicit_warping", "--out", "run"], ["evaluate", "run/weights.safetensors", "tiny", "--out", "scores"]):
+    for args in (["data", "prepare",
+                  "tiny"], ["landmarks"], ["train", "tiny", "implicit_warping", "--out",
+                                           "run"], ["evaluate", "run/weights.safetensors", "tiny", "--out", "scores"]):
         done = call(folder, *args)
         assert done.returncode == 0, done.stderr
     frames = render(sample_identity(0), sample_motion(0, 9), 48).frames
@@ -54,13 +58,17 @@ def animate(project, out, weights="run/weights.safetensors", source="source.png"
 def test_pipeline_leaves_rows_and_scores(project):
     assert {p.name for p in (project / "scores").iterdir()} == {"rows.parquet", "scores.csv", "scored.json"}
     scored, trained = (json.loads((project / name).read_text()) for name in ("scores/scored.json", "run/run.json"))
-    assert scored["weights"] == sha256(project / "run" / "weights.safetensors") and scored["data"] == trained["data"] == sha256(project / "data" / "tiny.zip")
+    assert scored["weights"] == sha256(
+        project / "run"
+        / "weights.safetensors") and scored["data"] == trained["data"] == sha256(project / "data" / "tiny.zip")
     assert scored["split"] == "test" and {"commit", "clean", "evaluate", "instruments", "seconds"} <= set(scored)
-    assert (project / "scores/scores.csv").read_text().startswith("dataset,scale,method,variant,seed,sources,metric,value,low,high,clips,frames,steps,run\n")
+    assert (project / "scores/scores.csv").read_text().startswith(
+        "dataset,scale,method,variant,seed,sources,metric,value,low,high,clips,frames,steps,run\n")
 
 
 def test_animate_keeps_count_and_rate(project, tmp_path):
-    done = animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--frames", tmp_path / "frames", "--mode", "relative", "--source", "source.png")
+    done = animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--frames",
+                   tmp_path / "frames", "--mode", "relative", "--source", "source.png")
     assert done.returncode == 0, done.stderr
     made, asked = probe(tmp_path / "out.mp4"), probe(project / "driving.mp4")
     assert made.frames == asked.frames == 9 and made.fps == asked.fps
@@ -68,7 +76,8 @@ def test_animate_keeps_count_and_rate(project, tmp_path):
 
 
 def test_animate_writes_gif_and_top_k(project, tmp_path):
-    assert animate(project, tmp_path / "out.gif", "run/weights.safetensors", "source.png", "driving.mp4", "--top-k", "4", "--precision", "bf16").returncode == 0
+    assert animate(project, tmp_path / "out.gif", "run/weights.safetensors", "source.png", "driving.mp4", "--top-k",
+                   "4", "--precision", "bf16").returncode == 0
     assert Image.open(tmp_path / "out.gif").n_frames == 9
 
 
@@ -90,7 +99,8 @@ BAD = {
     "text as picture": lambda p, t: dict(source=(t / "text.png", (t / "text.png").write_text("no picture"))[0]),
     "missing weights": lambda p, t: dict(weights="nowhere.safetensors"),
     "truncated weights": lambda p, t: dict(weights=spoil(p, t, "weights.safetensors")),
-    "text as weights": lambda p, t: dict(weights=(t / "text.safetensors", (t / "text.safetensors").write_text("no weights"))[0]),
+    "text as weights": lambda p, t: dict(weights=(t / "text.safetensors",
+                                                  (t / "text.safetensors").write_text("no weights"))[0]),
     "picture as weights": lambda p, t: dict(weights="source.png"),
 }
 
@@ -106,7 +116,8 @@ def test_weights_of_tensors_that_are_not_ours(project, tmp_path):
     import torch
     from safetensors.torch import save_file
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    refused(animate(project, tmp_path / "out.mp4", tmp_path / "foreign.safetensors"), "foreign.safetensors", "not of this project")
+    refused(animate(project, tmp_path / "out.mp4", tmp_path / "foreign.safetensors"), "foreign.safetensors",
+            "not of this project")
 
 
 def test_pickled_code_is_not_run(project, tmp_path):
@@ -119,7 +130,9 @@ def test_pickled_code_is_not_run(project, tmp_path):
 
 
 def test_mode_that_the_method_lacks(project, tmp_path):
-    refused(animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--mode", "avd"), "absolute or relative")
+    refused(
+        animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--mode", "avd"),
+        "absolute or relative")
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -132,16 +145,19 @@ def test_unknown_format_and_place(project, tmp_path):
 def test_device_that_is_not_here(project, tmp_path):
     import torch
     if torch.cuda.is_available(): pytest.skip("this machine has a GPU")
-    refused(animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--device", "cuda"), "--device cpu")
+    refused(
+        animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--device",
+                "cuda"), "--device cpu")
 
 
-@pytest.mark.parametrize("old, new, words", [
-    ("steps: 3, batch: 2", "stepz: 3, batch: 2", ["params.yaml: methods.implicit_warping.smoke.train", "did you mean 'steps'"]),
-    ("lr: 1.0e-3", "lr: 1e-3", ["write 1.0e-4, not 1e-4"]),
-    ("levels: 2", "levles: 2", ["params.yaml: methods.implicit_warping: model", "did you mean 'levels'"]),
-    ("run:", "rum:", ["did you mean 'run'"]),
-    ("datasets: [tiny]", "datasets: [tiny", ["params.yaml", "not valid YAML"]),
-])
+@pytest.mark.parametrize(
+    "old, new, words",
+    [("steps: 3, batch: 2", "stepz: 3, batch: 2",
+      ["params.yaml: methods.implicit_warping.smoke.train", "did you mean 'steps'"]),
+     ("lr: 1.0e-3", "lr: 1e-3", ["write 1.0e-4, not 1e-4"]),
+     ("levels: 2", "levles: 2", ["params.yaml: methods.implicit_warping: model", "did you mean 'levels'"]),
+     ("run:", "rum:", ["did you mean 'run'"]),
+     ("datasets: [tiny]", "datasets: [tiny", ["params.yaml", "not valid YAML"]), ])
 def test_mistakes_in_params(project, tmp_path, old, new, words):
     (tmp_path / "params.yaml").write_text(PARAMS.replace(old, new, 1))
     shutil.copytree(project / "data", tmp_path / "data")
@@ -173,7 +189,8 @@ def test_full_disk(project, tmp_path):
 def test_own_folder_becomes_a_data_set(project, tmp_path):
     (tmp_path / "params.yaml").write_text(PARAMS)
     (tmp_path / "mine").mkdir()
-    for i in range(4): write_video(tmp_path / f"mine/clip{i}.mp4", render(sample_identity(i), sample_motion(i, 6), 48).frames, 10)
+    for i in range(4):
+        write_video(tmp_path / f"mine/clip{i}.mp4", render(sample_identity(i), sample_motion(i, 6), 48).frames, 10)
     (tmp_path / "mine/broken.mp4").write_text("no video")
     done = call(tmp_path, "data", "prepare", "family", "--root", "mine")
     assert done.returncode == 0 and "broken.mp4" in done.stderr and (tmp_path / "data/family.zip").exists(), done.stderr
@@ -182,7 +199,8 @@ def test_own_folder_becomes_a_data_set(project, tmp_path):
 def test_real_clips_are_animated(project, shared, tmp_path):
     "A talking head of another size, made to move by a real video; frame count and rate are the video's."
     driving = shared / "data/clips/vox/driving1.mp4"
-    done = animate(project, tmp_path / "out.mp4", "run/weights.safetensors", shared / "data/clips/vox/macron.png", driving)
+    done = animate(project, tmp_path / "out.mp4", "run/weights.safetensors", shared / "data/clips/vox/macron.png",
+                   driving)
     assert done.returncode == 0, done.stderr
     made, asked = probe(tmp_path / "out.mp4"), probe(driving)
     assert (made.frames, made.fps) == (asked.frames, asked.fps)

@@ -3,7 +3,8 @@ import json, re, shutil
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
 from animrepro.check import check_record
-from animrepro.claims import Measured, claims_page, compare_runs, count_verdicts, find_verdict, measure, read_claims, show_claims, stale_evidence
+from animrepro.claims import (Measured, claims_page, compare_runs, count_verdicts, find_verdict, measure, read_claims,
+    show_claims, stale_evidence)
 from animrepro.cli import recompute
 from animrepro.readme import readme_drift, record_page, update_readme
 from animrepro.core import UserError, load_params
@@ -11,20 +12,31 @@ from animrepro.evaluate import run_name, save_rows, save_table, summarise
 from animrepro.judge import Rule, judge
 from animrepro.record import write_json
 from animrepro.stats import Interval
-from animrepro.tables import (MISSING, TABLES, Block, collect, disagreement, escape_latex, in_order, merge, promote, published, published_blocks, read_evidence, read_scores, seal,
-                              sweep_of, to_latex, to_markdown, write_tables)
+from animrepro.tables import (MISSING, TABLES, Block, collect, disagreement, escape_latex, in_order, merge, promote,
+    published, published_blocks, read_evidence, read_scores, seal, sweep_of, to_latex, to_markdown, write_tables)
 
-PARAMS = "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds: [0, 1]}\ndatasets: {}\nmethods: {}\nlandmarks: {}\nevaluate: {}\n"
+PARAMS = (
+    "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds: [0, 1]}\ndatasets: {}\nmethods:"
+    " {}\nlandmarks: {}\nevaluate: {}\n"
+)
 
 
-# ---- a made-up project ---------------------------------------------------------------------------------------------------------------
+# ---- a made-up project
+# ---------------------------------------------------------------------------------------------------------------
 
 def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500, **scaled):
-    "Rows and scores of a made-up run: PSNR starts at `level` and rises by `gain` with each source; L1 falls with it. `scaled` are further columns, as factors of PSNR."
+    """Rows and scores of a made-up run: PSNR starts at `level` and rises by `gain` with each source; L1 falls with
+    it. `scaled` are further columns, as factors of PSNR."""
     draw, tables = np.random.default_rng(seed), []
     for sources in (1, 2, 3):
         psnr = level + gain * (sources - 1) + np.repeat(np.arange(5) / 5, 4) + 0.01 * draw.normal(size=20)
-        tables.append(pd.DataFrame(dict(sources=sources, frame=np.tile(np.arange(4), 5), clip=np.repeat(list("abcde"), 4), psnr=psnr, l1=300 / psnr, **{name: factor * psnr for name, factor in scaled.items()})))
+        tables.append(
+            pd.DataFrame(
+                dict(sources=sources, frame=np.tile(np.arange(4), 5), clip=np.repeat(list("abcde"), 4), psnr=psnr,
+                     l1=300 / psnr, **{
+                         name: factor * psnr
+                         for name, factor in scaled.items()
+                     })))
     about = dict(dataset=dataset, scale="quick", method=method, variant=variant, seed=seed)
     save_rows(folder / "rows.parquet", pd.concat(tables))
     return summarise(pd.concat(tables), **about, steps=steps, run=run_name(**about))
@@ -36,11 +48,15 @@ def make_project(tmp_path):
     (tmp_path / "claims.yaml").write_bytes((ROOT / "claims.yaml").read_bytes())
     made = tmp_path / "results" / "run"
     for dataset in ("puppets", "actions"):
-        for method, seed, level, gain in (("copy", 0, 20, 0), ("implicit_warping", 0, 24.5, 0.5), ("implicit_warping", 1, 24.52, 0.51)):
+        for method, seed, level, gain in (("copy", 0, 20, 0), ("implicit_warping", 0, 24.5, 0.5), ("implicit_warping",
+                                                                                                   1, 24.52, 0.51)):
             folder = made / "evaluate" / f"{dataset}-{method}-{seed}"
             save_table(folder / "scores.csv", add_run(folder, dataset, method, "full", seed, level, gain))
     sweep = made / "ablations" / "components"
-    parts = [add_run(sweep / f"{v}-{s}", "puppets", "implicit_warping", v, s, level, 0.3, 200) for v, level in (("plain", 22), ("residual", 22.4), ("full", 22.3)) for s in (0, 1)]
+    parts = [
+        add_run(sweep / f"{v}-{s}", "puppets", "implicit_warping", v, s, level, 0.3, 200)
+        for v, level in (("plain", 22), ("residual", 22.4), ("full", 22.3)) for s in (0, 1)
+    ]
     save_table(sweep / "scores.csv", pd.concat(parts))
     return tmp_path
 
@@ -58,12 +74,21 @@ def make_three(project):
         for method, level, gain in (("tpsmm", 24.0, 0.2), ("fomm", 23.0, 0.1)):
             for seed in (0, 1):
                 folder = made / "evaluate" / f"{dataset}-{method}-{seed}"
-                modes = dict(cross_psnr=0.7, cross_psnr_own=0.8) | (dict(cross_psnr_avd=0.9) if method == "tpsmm" else {})
-                save_table(folder / "scores.csv", add_run(folder, dataset, method, "full", seed, level + seed / 10, gain, **worse, **modes))
-    sweeps = {"tpsmm_components": [("tpsmm", v, 22 + i / 10) for i, v in enumerate(("tps", "dropout", "masks", "background", "full"))],
-              "tpsmm_transformations": [("fomm", f"k{5 * n}", 21 - n / 10) for n in (1, 2, 4)] + [("tpsmm", f"k{2 * n}", 22 + n / 10) for n in (1, 2, 4)]}
+                modes = dict(cross_psnr=0.7,
+                             cross_psnr_own=0.8) | (dict(cross_psnr_avd=0.9) if method == "tpsmm" else {})
+                save_table(folder / "scores.csv",
+                           add_run(folder, dataset, method, "full", seed, level + seed / 10, gain, **worse, **modes))
+    sweeps = {
+        "tpsmm_components": [("tpsmm", v, 22 + i / 10)
+                             for i, v in enumerate(("tps", "dropout", "masks", "background", "full"))],
+        "tpsmm_transformations": [("fomm", f"k{5 * n}", 21 - n / 10)
+                                  for n in (1, 2, 4)] + [("tpsmm", f"k{2 * n}", 22 + n / 10) for n in (1, 2, 4)]
+    }
     for name, runs in sweeps.items():
-        parts = [add_run(made / "ablations" / name / f"{v}-{s}", "puppets", m, v, s, level, 0.1, 200, **worse) for m, v, level in runs for s in (0, 1)]
+        parts = [
+            add_run(made / "ablations" / name / f"{v}-{s}", "puppets", m, v, s, level, 0.1, 200, **worse)
+            for m, v, level in runs for s in (0, 1)
+        ]
         save_table(made / "ablations" / name / "scores.csv", pd.concat(parts))
     return project
 
@@ -77,14 +102,22 @@ def lia(tmp_path_factory):
     "The made-up project with LIA beside the others, its sweeps, and the tables of the run. For reading only."
     three = make_three(make_project(tmp_path_factory.mktemp("lia")))
     (three / "params.yaml").write_text(PARAMS.replace("[implicit_warping]", "[implicit_warping, tpsmm, fomm, lia]"))
-    made, worse = three / "results" / "run", dict(akd=-1, mkr=-0.1, lpips=-0.01, cross_psnr=0.7, cross_psnr_own=0.8)  # cross PSNR rises with PSNR
+    # cross PSNR rises with PSNR
+    made, worse = three / "results" / "run", dict(akd=-1, mkr=-0.1, lpips=-0.01, cross_psnr=0.7, cross_psnr_own=0.8)
     for dataset in ("puppets", "actions"):
         for seed in (0, 1):
             folder = made / "evaluate" / f"{dataset}-lia-{seed}"
-            save_table(folder / "scores.csv", add_run(folder, dataset, "lia", "full", seed, 23.5 + seed / 10, 0.1, **worse))
-    sweeps = {"lia_dictionary": (("no_dictionary", 21), ("full", 22)), "lia_directions": (("m5", 20.5), ("m10", 21), ("m20", 22), ("m40", 21.8), ("m100", 21.9))}
+            save_table(folder / "scores.csv",
+                       add_run(folder, dataset, "lia", "full", seed, 23.5 + seed / 10, 0.1, **worse))
+    sweeps = {
+        "lia_dictionary": (("no_dictionary", 21), ("full", 22)),
+        "lia_directions": (("m5", 20.5), ("m10", 21), ("m20", 22), ("m40", 21.8), ("m100", 21.9))
+    }
     for name, runs in sweeps.items():
-        parts = [add_run(made / "ablations" / name / f"{v}-{s}", "puppets", "lia", v, s, level, 0.1, 200, **worse) for v, level in runs for s in (0, 1)]
+        parts = [
+            add_run(made / "ablations" / name / f"{v}-{s}", "puppets", "lia", v, s, level, 0.1, 200, **worse)
+            for v, level in runs for s in (0, 1)
+        ]
         save_table(made / "ablations" / name / "scores.csv", pd.concat(parts))
     write_tables(three)
     return three
@@ -98,14 +131,18 @@ def verdicts(root, folder="run"):
     return {c.id: find_verdict(c, evidence).word for c in read_claims(root / "claims.yaml")}
 
 
-# ---- published numbers ---------------------------------------------------------------------------------------------------------------
+# ---- published numbers
+# ---------------------------------------------------------------------------------------------------------------
 
-TEXTS = {  # paper, table and data sets -> file, start of the first line of the table, start of the line after it (none: it is one line)
+# paper, table and data sets -> file, start of the first line of the table, start of the line after it (none: it is one
+# line)
+TEXTS = {
     ("IW", "1", None): ("implicit_warping.txt", "TalkingHead-1KH [41] VoxCeleb2 [26]", None),
     ("IW", "2", "thkh-512"): ("implicit_warping.txt", "TalkingHead1KH ( faces) #Source frames", None),
     ("IW", "3", None): ("implicit_warping.txt", "TalkingHead-1KH vs FOMM vs fv2v", None),
     ("IW", "2", "ted-384"): ("implicit_warping.txt", "TED Talk ( upper bodies) #Source frames", None),
-    ("IW", "5", None): ("implicit_warping.txt", "Residual connection ✘ ✔ ✔ Extra key-value", None),  # Table 4: the same means
+    # Table 4: the same means
+    ("IW", "5", None): ("implicit_warping.txt", "Residual connection ✘ ✔ ✔ Extra key-value", None),
     ("TPSMM", "1", None): ("tps_motion.txt", "TaiChiHD TED-talks VoxCeleb MGif", "Table 1:"),
     ("TPSMM", "2", None): ("tps_motion.txt", "Continuity Authenticity", "Table 2:"),
     ("TPSMM", "3", None): ("tps_motion.txt", "K=5, (K=2 for ours) K=10", "Table 3:"),
@@ -120,10 +157,12 @@ TEXTS = {  # paper, table and data sets -> file, start of the first line of the 
 
 
 def lines_between(text, start, end):
-    "The lines from the one that begins with `start` up to the one that begins with `end`; the line of `start` alone where there is no `end`."
+    """The lines from the one that begins with `start` up to the one that begins with `end`; the line of `start`
+    alone where there is no `end`."""
     lines = [" ".join(l.split()) for l in text.splitlines()]
     first, = [i for i, l in enumerate(lines) if l.startswith(start)]
-    return "\n".join(lines[first:next(i for i, l in enumerate(lines) if l.startswith(end))] if end else lines[first:first + 1])
+    return "\n".join(lines[first:next(i for i, l in enumerate(lines)
+                                      if l.startswith(end))] if end else lines[first:first + 1])
 
 
 @pytest.mark.parametrize("paper, table, dataset", TEXTS)
@@ -138,9 +177,12 @@ def test_published_numbers_are_those_of_the_paper(shared, paper, table, dataset)
 
 
 def test_published_deviations_are_those_of_the_supplement(shared):
-    printed = re.findall(r"(\d+\.\d+) \\pm (\d+\.\d+)", (shared / "papers" / "implicit_warping_supplement.txt").read_text(encoding="utf8"))
+    printed = re.findall(r"(\d+\.\d+) \\pm (\d+\.\d+)",
+                         (shared / "papers" / "implicit_warping_supplement.txt").read_text(encoding="utf8"))
     ours = published().query("paper == 'IW' and table == '5'")
-    assert list(zip(ours["value"], ours["std"])) == printed and ours["metric"].drop_duplicates().tolist() == ["psnr", "l1", "lpips", "akd", "fid"]
+    assert list(zip(ours["value"], ours["std"])) == printed and ours["metric"].drop_duplicates().tolist() == [
+        "psnr", "l1", "lpips", "akd", "fid"
+    ]
 
 
 LIA_DATA = ("vox-256", "taichi-256", "ted-256")
@@ -150,14 +192,47 @@ def test_published_cells_are_complete_and_in_place():
     cells = published()
     assert not cells.duplicated(["paper", "table", "dataset", "method", "sources", "variant", "metric"]).any()
     count = {" ".join(k): n for k, n in cells.groupby(["paper", "table", "dataset"]).size().items()}
-    assert count == {"IW 1 thkh-512": 15, "IW 1 vox2-256": 15, "IW 1 ted-384": 24, "IW 2 thkh-512": 45, "IW 2 ted-384": 48, "IW 5 thkh-256": 15,
-                     "TPSMM 1 taichi-256": 20, "TPSMM 1 ted-384": 12, "TPSMM 1 vox-256": 15, "TPSMM 1 mgif": 3,
-                     "TPSMM 2 taichi-256": 2, "TPSMM 2 ted-384": 2, "TPSMM 2 vox-256": 2, "TPSMM 3 taichi-256": 36, "TPSMM 4 taichi-256": 24,
-                     "IW 3 thkh-512": 4, "IW 3 ted-384": 3, "LIA 1 vox-256": 18, "LIA 1 taichi-256": 21, "LIA 1 ted-256": 15, "LIA 2 vox-256": 3, "LIA 2 germanpublictv": 3,
-                     **{f"LIA 3 {d}": 4 for d in LIA_DATA}, **{f"LIA 4 {d}": 4 for d in LIA_DATA}, **{f"LIA 5 {d}": 10 for d in LIA_DATA},
-                     "LIA 6 vox-256": 8, "LIA 6 taichi-256": 10, "LIA 6 ted-256": 10}
+    assert count == {
+        "IW 1 thkh-512": 15,
+        "IW 1 vox2-256": 15,
+        "IW 1 ted-384": 24,
+        "IW 2 thkh-512": 45,
+        "IW 2 ted-384": 48,
+        "IW 5 thkh-256": 15,
+        "TPSMM 1 taichi-256": 20,
+        "TPSMM 1 ted-384": 12,
+        "TPSMM 1 vox-256": 15,
+        "TPSMM 1 mgif": 3,
+        "TPSMM 2 taichi-256": 2,
+        "TPSMM 2 ted-384": 2,
+        "TPSMM 2 vox-256": 2,
+        "TPSMM 3 taichi-256": 36,
+        "TPSMM 4 taichi-256": 24,
+        "IW 3 thkh-512": 4,
+        "IW 3 ted-384": 3,
+        "LIA 1 vox-256": 18,
+        "LIA 1 taichi-256": 21,
+        "LIA 1 ted-256": 15,
+        "LIA 2 vox-256": 3,
+        "LIA 2 germanpublictv": 3,
+        **{
+            f"LIA 3 {d}": 4
+            for d in LIA_DATA
+        },
+        **{
+            f"LIA 4 {d}": 4
+            for d in LIA_DATA
+        },
+        **{
+            f"LIA 5 {d}": 10
+            for d in LIA_DATA
+        }, "LIA 6 vox-256": 8,
+        "LIA 6 taichi-256": 10,
+        "LIA 6 ted-256": 10
+    }
     def value(**where): return cells.loc[(cells[list(where)] == pd.Series(where)).all(axis=1), "value"].item()
-    assert value(paper="IW", table="2", dataset="ted-384", method="implicit_warping", sources=3, metric="mkr@0.5") == "0.021"
+    assert value(paper="IW", table="2", dataset="ted-384", method="implicit_warping", sources=3,
+                 metric="mkr@0.5") == "0.021"
     assert value(paper="IW", table="2", dataset="thkh-512", method="fv2v", sources=3, metric="akd") == "6.201"
     assert value(paper="IW", table="1", dataset="ted-384", method="mraa", metric="akd@0.5") == "4.13"
     assert value(paper="TPSMM", table="1", dataset="vox-256", method="monkeynet", metric="aed") == "0.199"
@@ -165,9 +240,12 @@ def test_published_cells_are_complete_and_in_place():
     assert value(paper="TPSMM", table="2", dataset="ted-384", metric="authenticity") == "58.44"
     assert value(paper="TPSMM", table="3", dataset="taichi-256", method="mraa", variant="k20", metric="akd") == "5.17"
     assert value(paper="TPSMM", table="4", dataset="taichi-256", variant="background", metric="mkr") == "0.020"
-    assert value(paper="IW", table="3", dataset="ted-384", variant="over_mraa") == "63.3" and value(paper="LIA", table="2", dataset="germanpublictv", method="mraa") == "0.454"
-    assert value(paper="LIA", table="1", dataset="taichi-256", method="x2face", metric="mkr") == "0.109" and value(paper="LIA", table="1", dataset="ted-256", method="fomm", metric="lpips") == "0.13"
-    assert value(paper="LIA", table="3", dataset="taichi-256", method="mraa", variant="over_lia") == "39.9" and value(paper="LIA", table="5", dataset="ted-256", variant="m40", metric="l1") == "0.030"
+    assert value(paper="IW", table="3", dataset="ted-384", variant="over_mraa") == "63.3" and value(
+        paper="LIA", table="2", dataset="germanpublictv", method="mraa") == "0.454"
+    assert value(paper="LIA", table="1", dataset="taichi-256", method="x2face", metric="mkr") == "0.109" and value(
+        paper="LIA", table="1", dataset="ted-256", method="fomm", metric="lpips") == "0.13"
+    assert value(paper="LIA", table="3", dataset="taichi-256", method="mraa", variant="over_lia") == "39.9" and value(
+        paper="LIA", table="5", dataset="ted-256", variant="m40", metric="l1") == "0.030"
 
 
 def test_every_published_table_has_a_table_of_ours_and_every_cell_is_shown():
@@ -182,7 +260,8 @@ def test_every_published_table_has_a_table_of_ours_and_every_cell_is_shown():
 
 def test_misprints_are_told_below_the_table():
     notes = {t.name: " ".join(n for b in published_blocks(t) for n in b.notes) for t in TABLES if t.paper}
-    assert "bold" in notes["iw_table1"] and "118" in notes["tpsmm_table3"] and "100.6" in notes["lia_table3"] and "0.028" in notes["lia_table1"] and "M = 100" in notes["lia_table5"]
+    assert "bold" in notes["iw_table1"] and "118" in notes["tpsmm_table3"] and "100.6" in notes[
+        "lia_table3"] and "0.028" in notes["lia_table1"] and "M = 100" in notes["lia_table5"]
 
 
 def test_disagreement_is_that_of_the_printed_numbers():
@@ -196,12 +275,19 @@ def test_disagreement_is_that_of_the_printed_numbers():
 
 def test_claims_quote_the_paper(shared):
     texts = {"IW": "implicit_warping*.txt", "TPSMM": "tps_motion.txt", "LIA": "lia.txt"}
-    texts = {paper: "".join(p.read_text(encoding="utf8") for p in (shared / "papers").glob(names)) for paper, names in texts.items()}
-    quoted = [(c.id, c.paper, n) for c in read_claims(ROOT / "claims.yaml") for n in re.findall(r"\d+\.\d+", c.published)]
-    assert len(quoted) > 90 and not [q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[2])}(?![\d.])", texts[q[1]])]
+    texts = {
+        paper: "".join(p.read_text(encoding="utf8") for p in (shared / "papers").glob(names))
+        for paper, names in texts.items()
+    }
+    quoted = [(c.id, c.paper, n) for c in read_claims(ROOT / "claims.yaml")
+              for n in re.findall(r"\d+\.\d+", c.published)]
+    assert len(quoted) > 90 and not [
+        q for q in quoted if not re.search(rf"(?<![\d.]){re.escape(q[2])}(?![\d.])", texts[q[1]])
+    ]
 
 
-# ---- reading a run -------------------------------------------------------------------------------------------------------------------
+# ---- reading a run
+# -------------------------------------------------------------------------------------------------------------------
 
 def test_exactly_the_runs_of_params_are_read(project):
     before = collect(project)
@@ -252,27 +338,38 @@ def test_no_column_holds_published_numbers_and_ours(project):
         long = pd.read_csv(project / "results" / "run" / "tables" / f"{table.name}.csv")
         assert long["published"].notna().any() and long["record"].notna().any() and long["this_run"].notna().any()
         assert not (long["published"].notna() & (long["record"].notna() | long["this_run"].notna())).any()
-        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and not set(long["metric"]) - set(published()["metric"]) - {"mkr"}
+        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"
+                                    ]).any() and not set(long["metric"]) - set(published()["metric"]) - {"mkr"}
         text = (project / "results" / "run" / "tables" / f"{table.name}.md").read_text()
         heads = re.findall(r"^## (Published|Record|This run)", text, re.M)
-        assert heads == sorted(heads) and set(heads) == {"Published", "Record", "This run"} and "weights of Inception" in text and MISSING in text
+        assert heads == sorted(heads) and set(heads) == {"Published", "Record", "This run"
+                                                         } and "weights of Inception" in text and MISSING in text
 
 
 def test_gains_compare_methods_once_and_gains_of_gains(three):
     write_tables(three)
     gains = read_evidence(three / "results" / "run").gains
     assert not gains.duplicated(["run", "sources", "metric", "minus"]).any()
-    main = gains[(sweep_of(gains) == "") & (gains["metric"] == "psnr") & (gains["dataset"] == "puppets") & (gains["seed"] == 0)].set_index(["method", "sources", "minus"])["value"]
+    main = gains[(sweep_of(gains) == "") & (gains["metric"] == "psnr") & (gains["dataset"] == "puppets") &
+                 (gains["seed"] == 0)].set_index(["method", "sources", "minus"])["value"]
     against = {(m, minus) for m, _, minus in main.index if minus.startswith("method") and minus != "method=copy"}
-    assert against == {("implicit_warping", "method=fomm"), ("tpsmm", "method=fomm"), ("implicit_warping", "method=tpsmm")}
+    assert against == {("implicit_warping", "method=fomm"), ("tpsmm", "method=fomm"),
+                       ("implicit_warping", "method=tpsmm")}
     beyond = main["implicit_warping", 3, "sources=1, beyond fomm"]
-    assert np.isclose(beyond, main["implicit_warping", 3, "sources=1"] - main["fomm", 3, "sources=1"], atol=1e-3) and np.isclose(beyond, 0.8, atol=0.03)
-    assert ("implicit_warping", 1, "sources=1, beyond fomm") not in main.index and ("fomm", 3, "sources=1, beyond tpsmm") not in main.index
+    assert np.isclose(beyond, main["implicit_warping", 3, "sources=1"] - main["fomm", 3, "sources=1"],
+                      atol=1e-3) and np.isclose(beyond, 0.8, atol=0.03)
+    assert ("implicit_warping", 1,
+            "sources=1, beyond fomm") not in main.index and ("fomm", 3, "sources=1, beyond tpsmm") not in main.index
     modes = gains[gains["minus"].str.startswith("mode=")]
-    assert set(zip(modes["metric"], modes["minus"])) == {("cross_psnr_own", "mode=absolute"), ("cross_psnr_avd", "mode=absolute"), ("cross_psnr_avd", "mode=relative")} and set(modes["sources"]) == {1}
+    assert set(zip(modes["metric"], modes["minus"])) == {("cross_psnr_own", "mode=absolute"),
+                                                         ("cross_psnr_avd", "mode=absolute"),
+                                                         ("cross_psnr_avd", "mode=relative")} and set(
+                                                             modes["sources"]) == {1}
     pairs = gains[sweep_of(gains) == "tpsmm_transformations"][["method", "variant", "minus"]].drop_duplicates()
     same_size = {(v, m) for _, v, m in pairs.itertuples(index=False) if m.startswith("method")}
-    assert {x for x in same_size if "variant" in x[1]} == {(f"k{2 * n}", f"method=fomm, variant=k{5 * n}") for n in (1, 2, 4)}
+    assert {x
+            for x in same_size if "variant" in x[1]} == {(f"k{2 * n}", f"method=fomm, variant=k{5 * n}")
+                                                         for n in (1, 2, 4)}
 
 
 def test_tables_of_tpsmm(three):
@@ -280,18 +377,28 @@ def test_tables_of_tpsmm(three):
     promote(three)
     write_tables(three)
     folder = three / "results" / "run" / "tables"
-    for name, rows in (("tpsmm_table1", 2 * 3), ("tpsmm_table3", 6 * 3), ("tpsmm_table4", 5 * 3), ("cross", 2 * (2 + 3))):
+    for name, rows in (("tpsmm_table1", 2 * 3), ("tpsmm_table3", 6 * 3), ("tpsmm_table4", 5 * 3), ("cross", 2 *
+                                                                                                   (2 + 3))):
         text = (folder / f"{name}.md").read_text()
         blocks = [b for b in text.split("\n## ")[1:] if b.startswith("This run")]
         assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2 for b in blocks) == rows
         if name == "cross": continue
-        assert "AED: not available" in text and "no row of ours" in text and text.count("## Published") == (4 if name == "tpsmm_table1" else 1)
+        assert "AED: not available" in text and "no row of ours" in text and text.count("## Published") == (
+            4 if name == "tpsmm_table1" else 1)
         long = pd.read_csv(folder / f"{name}.csv")
-        assert long["published"].notna().any() and (long["this_run"].notna() == long["record"].notna()).all() and not (long["published"].notna() & long["this_run"].notna()).any()
-        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and set(long["method"]) <= {"copy", "fomm", "tpsmm", "mraa", "x2face", "monkeynet"}
-    order = [l.split("|")[2].strip() for l in (folder / "tpsmm_table4.md").read_text().split("\n## This run")[1].splitlines() if l.startswith("| TPSMM")]
+        assert long["published"].notna().any() and (
+            long["this_run"].notna()
+            == long["record"].notna()).all() and not (long["published"].notna() & long["this_run"].notna()).any()
+        assert not long.duplicated(["dataset", "method", "variant", "seed", "sources", "metric", "run"]).any() and set(
+            long["method"]) <= {"copy", "fomm", "tpsmm", "mraa", "x2face", "monkeynet"}
+    order = [
+        l.split("|")[2].strip()
+        for l in (folder / "tpsmm_table4.md").read_text().split("\n## This run")[1].splitlines()
+        if l.startswith("| TPSMM")
+    ]
     assert order[::3] == ["TPS", "+ dropout", "+ multi-resolution masks", "+ background loss", "+ warp loss (full)"]
-    assert all(method in (folder / "iw_table2.md").read_text().split("\n## This run")[1] for method in ("FOMM", "TPSMM", "Implicit Warping"))
+    assert all(method in (folder / "iw_table2.md").read_text().split("\n## This run")[1]
+               for method in ("FOMM", "TPSMM", "Implicit Warping"))
     # The sweeps of TPSMM have a variant `full` too, and are no lines of IW's table of components.
     assert set(pd.read_csv(folder / "iw_table5.csv").dropna(subset="this_run")["method"]) == {"implicit_warping"}
 
@@ -301,15 +408,23 @@ def blocks_of(text, start): return [b for b in text.split("\n## ")[1:] if b.star
 
 def test_tables_of_lia(lia):
     folder = lia / "results" / "run" / "tables"
-    for name, rows in (("lia_table1", 2 * (1 + 4)), ("lia_table2", 2 * (2 + 3 + 2)), ("lia_table4", 2 * 3), ("lia_table5", 5 * 3), ("lia_table6", 2)):
+    for name, rows in (("lia_table1", 2 *
+                        (1 + 4)), ("lia_table2", 2 *
+                                   (2 + 3 + 2)), ("lia_table4", 2 * 3), ("lia_table5", 5 * 3), ("lia_table6", 2)):
         text = (folder / f"{name}.md").read_text()
-        assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2 for b in blocks_of(text, "This run")) == rows, name
+        assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2
+                   for b in blocks_of(text, "This run")) == rows, name
         assert "not run" in blocks_of(text, "Record")[0] and len(blocks_of(text, "What is missing")) == 1
         long = pd.read_csv(folder / f"{name}.csv")
-        assert long["published"].notna().any() and long["this_run"].notna().any() and not (long["published"].notna() & long["this_run"].notna()).any()
-    order = [l.split("|")[1].strip() for l in blocks_of((folder / "lia_table5.md").read_text(), "This run")[0].splitlines() if l.startswith("| M")]
+        assert long["published"].notna().any() and long["this_run"].notna().any() and not (
+            long["published"].notna() & long["this_run"].notna()).any()
+    order = [
+        l.split("|")[1].strip() for l in blocks_of((folder / "lia_table5.md").read_text(), "This run")[0].splitlines()
+        if l.startswith("| M")
+    ]
     assert order[::3] == ["M = 5", "M = 10", "M = 20", "M = 40", "M = 100"]
-    assert "video FID" in (folder / "lia_table2.md").read_text() and "LIA: no row" not in (folder / "lia_table1.md").read_text()
+    assert "video FID" in (folder / "lia_table2.md").read_text() and "LIA: no row" not in (
+        folder / "lia_table1.md").read_text()
     for name in ("iw_table3", "tpsmm_table2", "lia_table3"):
         text = (folder / f"{name}.md").read_text()
         assert "Nobody was asked" in text and not blocks_of(text, "This run") and not blocks_of(text, "Record")
@@ -317,18 +432,28 @@ def test_tables_of_lia(lia):
 
 def test_verdicts_on_lia(lia):
     found = verdicts(lia)
-    good = {"lia_l1", "lia_motion", "lia_no_structure", "lia_dictionary", "lia_dictionary_identity", "lia_twenty_directions", "lia_few_directions", "lia_relative", "lia_cross_identity"}
+    good = {
+        "lia_l1", "lia_motion", "lia_no_structure", "lia_dictionary", "lia_dictionary_identity",
+        "lia_twenty_directions", "lia_few_directions", "lia_relative", "lia_cross_identity"
+    }
     assert not {c: found[c] for c in good if found[c] != "reproduced"}
     assert found["lia_people_prefer"] == found["lia_orthogonal"] == "not tested"
     # Earlier lines compare the methods of the papers with each other, and LIA with the baseline, once each.
     gains = read_evidence(lia / "results" / "run").gains.query("metric == 'psnr' and sources == 1")
-    pairs = {(m, minus) for m, minus in zip(gains["method"], gains["minus"]) if minus in ("method=fomm", "method=lia", "method=tpsmm")}
-    assert pairs >= {("lia", "method=fomm"), ("implicit_warping", "method=lia"), ("tpsmm", "method=lia")} and ("lia", "method=tpsmm") not in pairs
+    pairs = {(m, minus)
+             for m, minus in zip(gains["method"], gains["minus"])
+             if minus in ("method=fomm", "method=lia", "method=tpsmm")}
+    assert pairs >= {("lia", "method=fomm"), ("implicit_warping", "method=lia"),
+                     ("tpsmm", "method=lia")} and ("lia", "method=tpsmm") not in pairs
 
 
-# ---- forms ---------------------------------------------------------------------------------------------------------------------------
+# ---- forms
+# ---------------------------------------------------------------------------------------------------------------------------
 
-NASTY = Block("50 % of A_B & C", pd.DataFrame({"a_1 ↑": ["[0, 1]", "x|y"], "b": [r"\{}~^$#", "1 ± 2"]}), ("100 % `sure`",))
+NASTY = Block("50 % of A_B & C", pd.DataFrame({
+    "a_1 ↑": ["[0, 1]", "x|y"],
+    "b": [r"\{}~^$#", "1 ± 2"]
+}), ("100 % `sure`", ))
 
 
 def test_latex_is_escaped_and_balanced():
@@ -347,20 +472,27 @@ def test_markdown_rows_have_equal_cells():
     assert len(lines) == 4 and len({len(re.findall(r"(?<!\\)\|", l)) for l in lines}) == 1
 
 
-# ---- verdicts ------------------------------------------------------------------------------------------------------------------------
+# ---- verdicts
+# ------------------------------------------------------------------------------------------------------------------------
 
 def test_verdicts_have_five_ends(project):
     write_tables(project)
     found = verdicts(project)
-    assert found["more_sources_psnr"] == found["more_sources_l1"] == found["gain_size"] == found["better_than_copy"] == found["residual_helps"] == "reproduced"
-    assert found["extra_keys_help"] == "contradicted" and found["residual_all_metrics"] == "unresolved"  # L1 alone was measured
-    assert found["more_sources_lpips"] == found["more_sources_akd"] == found["better_than_fomm"] == found["compact_code"] == "not tested"
+    assert found["more_sources_psnr"] == found["more_sources_l1"] == found["gain_size"] == found[
+        "better_than_copy"] == found["residual_helps"] == "reproduced"
+    # L1 alone was measured
+    assert found["extra_keys_help"] == "contradicted" and found["residual_all_metrics"] == "unresolved"
+    assert found["more_sources_lpips"] == found["more_sources_akd"] == found["better_than_fomm"] == found[
+        "compact_code"] == "not tested"
     pooled = project / "results" / "run" / "tables" / "pooled.csv"
     table = pd.read_csv(pooled)
     table[table["dataset"] != "actions"].to_csv(pooled, index=False)
     assert verdicts(project)["more_sources_psnr"] == "unresolved"
     worse = table["dataset"].eq("actions") & table["minus"].eq("sources=1")
-    table.assign(**{k: table[k].where(~worse, v) for k, v in dict(value=-1.0, low=-1.1, high=-0.9).items()}).to_csv(pooled, index=False)
+    table.assign(**{
+        k: table[k].where(~worse, v)
+        for k, v in dict(value=-1.0, low=-1.1, high=-0.9).items()
+    }).to_csv(pooled, index=False)
     assert verdicts(project)["more_sources_psnr"] == "mixed"
 
 
@@ -372,7 +504,10 @@ def set_pooled(root, which, **values):
     table.to_csv(path, index=False)
 
 
-@pytest.mark.parametrize("value, low, high, word", [(0.5, 0.4, 0.6, "reproduced"), (0.5, -0.1, 1.1, "unresolved"), (0.5, np.nan, np.nan, "unresolved"), (-0.1, -0.3, 0.1, "unresolved"), (-0.2, -0.3, -0.1, "contradicted")])
+@pytest.mark.parametrize("value, low, high, word",
+                         [(0.5, 0.4, 0.6, "reproduced"), (0.5, -0.1, 1.1, "unresolved"),
+                          (0.5, np.nan, np.nan, "unresolved"), (-0.1, -0.3, 0.1, "unresolved"),
+                          (-0.2, -0.3, -0.1, "contradicted")])
 def test_a_difference_needs_an_interval_clear_of_zero(project, value, low, high, word):
     write_tables(project)
     set_pooled(project, lambda minus: "variant" in minus, value=value, low=low, high=high)
@@ -380,7 +515,8 @@ def test_a_difference_needs_an_interval_clear_of_zero(project, value, low, high,
     assert found.word == word and ("could be seen" in found.reason) == (word == "unresolved" and low == low)
 
 
-@pytest.mark.parametrize("value, low, high, word", [(0.9, 0.85, 0.95, "reproduced"), (0.9, 0.7, 1.1, "unresolved"), (0.7, 0.65, 0.75, "contradicted")])
+@pytest.mark.parametrize("value, low, high, word", [(0.9, 0.85, 0.95, "reproduced"), (0.9, 0.7, 1.1, "unresolved"),
+                                                    (0.7, 0.65, 0.75, "contradicted")])
 def test_a_bound_that_is_not_zero_is_kept_by_the_whole_interval(project, value, low, high, word):
     "Three sources must gain 0.8 dB at least: an interval clear of zero is not enough."
     write_tables(project)
@@ -395,7 +531,8 @@ def test_a_base_that_does_not_beat_copying_is_not_judged(project):
     found = find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run"))
     assert found.word == "not tested" and found.reason.startswith("the base does not beat copying")
     set_pooled(project, lambda minus: minus == "method=copy", minus="nobody=0")
-    assert "no copy of the source was scored" in find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run")).reason
+    assert "no copy of the source was scored" in find_verdict(claim("residual_helps"),
+                                                              read_evidence(project / "results" / "run")).reason
 
 
 def test_what_holds_by_construction_is_shown_and_not_counted(project):
@@ -412,16 +549,22 @@ def test_what_holds_by_construction_is_shown_and_not_counted(project):
 def test_seeds_of_record_say_what_repeats_it():
     m = lambda *values: Measured(Interval(float(np.mean(values)), 0.0, 1.0, 40, 1120), list(values))
     rule = Rule(0.3, above=0)
-    assert compare_runs(rule, m(0.020, 0.022, 0.018), m(0.030)) == "differs"  # by 0.01: far below the constant, far above the spread
-    assert compare_runs(rule, m(0.020, 0.022, 0.018), m(0.024)) == "agrees" and compare_runs(rule, m(0.02), m(0.3)) == "agrees"
+    # by 0.01: far below the constant, far above the spread
+    assert compare_runs(rule, m(0.020, 0.022, 0.018), m(0.030)) == "differs"
+    assert compare_runs(rule, m(0.020, 0.022, 0.018), m(0.024)) == "agrees" and compare_runs(rule, m(0.02),
+                                                                                             m(0.3)) == "agrees"
 
 
 def test_verdicts_on_methods_and_their_components(three):
     write_tables(three)
     found = verdicts(three)
-    good = {"better_than_fomm", "prior_work_gets_worse", "tpsmm_l1", "tpsmm_motion", "tpsmm_continuity", "tpsmm_same_size", "tpsmm_dropout", "tpsmm_masks", "tpsmm_background_loss", "tpsmm_warp_loss", "tpsmm_avd"}
+    good = {
+        "better_than_fomm", "prior_work_gets_worse", "tpsmm_l1", "tpsmm_motion", "tpsmm_continuity", "tpsmm_same_size",
+        "tpsmm_dropout", "tpsmm_masks", "tpsmm_background_loss", "tpsmm_warp_loss", "tpsmm_avd"
+    }
     assert not {c: found[c] for c in good if found[c] != "reproduced"}
-    assert found["tpsmm_better_than_mraa"] == found["tpsmm_people_prefer"] == found["better_than_fv2v"] == found["tpsmm_dimension"] == "not tested"
+    assert found["tpsmm_better_than_mraa"] == found["tpsmm_people_prefer"] == found["better_than_fv2v"] == found[
+        "tpsmm_dimension"] == "not tested"
     promote(three)
     assert verdicts(three, "record") == found
 
@@ -438,14 +581,23 @@ def test_evidence_beyond_scores(project):
     write_tables(project)
     made = project / "results" / "run"
     config = dict(size=32, keypoints=5, width=16, levels=2, ceiling=16, features=16, values=16, blocks=1, extra=4)
-    write_json(made / "train" / "puppets-implicit_warping-0" / "run.json", dict(dataset="puppets", scale="quick", method="implicit_warping", variant="full", seed=0, config=dict(model=config)))
-    write_json(made / "figures" / "puppets_sparsity.json", dict(share=0.08, share_low=0.07, share_high=0.09, psnr_8_less_all=-0.5, psnr_8_less_all_low=-0.6, psnr_8_less_all_high=-0.4, clips=6))
+    write_json(
+        made / "train" / "puppets-implicit_warping-0" / "run.json",
+        dict(dataset="puppets", scale="quick", method="implicit_warping", variant="full", seed=0,
+             config=dict(model=config)))
+    write_json(
+        made / "figures" / "puppets_sparsity.json",
+        dict(share=0.08, share_low=0.07, share_high=0.09, psnr_8_less_all=-0.5, psnr_8_less_all_low=-0.6,
+             psnr_8_less_all_high=-0.4, clips=6))
     write_json(made / "figures" / "puppets_strengths.json", dict(correlation=0.2, low=0.1, high=0.3, clips=5))
     found = verdicts(project)
-    assert found["compact_code"] == found["strength_follows_visibility"] == "reproduced" and found["sparse_attention"] == "mixed"
+    assert found["compact_code"] == found["strength_follows_visibility"] == "reproduced" and found[
+        "sparse_attention"] == "mixed"
     promote(project)
     assert verdicts(project, "record") == found
-    for numbers, word in ((dict(correlation=0.2, low=-0.1, high=0.5), "unresolved"), (dict(correlation=-0.2, low=-0.3, high=-0.1), "contradicted"), (dict(correlation=None, low=None, high=None), "not tested")):
+    for numbers, word in ((dict(correlation=0.2, low=-0.1, high=0.5), "unresolved"), (dict(
+            correlation=-0.2, low=-0.3, high=-0.1), "contradicted"), (dict(correlation=None, low=None,
+                                                                           high=None), "not tested")):
         write_json(made / "figures" / "puppets_strengths.json", numbers)
         assert verdicts(project)["strength_follows_visibility"] == word
 
@@ -466,11 +618,16 @@ def test_claims_are_many_and_not_typed_twice():
     claims = read_claims(ROOT / "claims.yaml")
     assert len(claims) >= 40 and {c.paper for c in claims} == {"IW", "TPSMM", "LIA"}
     assert all(c.quantities or c.reason for c in claims) and len({c.title for c in claims}) == len(claims)
-    lines = [l for l in (ROOT / "claims.yaml").read_text().splitlines() if l.startswith("  - ") or l.startswith("  reason: ")]
+    lines = [
+        l for l in (ROOT / "claims.yaml").read_text().splitlines() if l.startswith("  - ") or l.startswith("  reason: ")
+    ]
     assert not {l for l in lines if lines.count(l) > 1 and not l.startswith("  reason: *") and l not in REPEATED}
 
 
-REPEATED = {"  - supports a direction or an order, never an absolute value of the paper", "  - as for the claim on L1", "  reason: not measured yet"}
+REPEATED = {
+    "  - supports a direction or an order, never an absolute value of the paper", "  - as for the claim on L1",
+    "  reason: not measured yet"
+}
 
 
 def test_the_screen_works_with_any_part_of_the_evidence(project):
@@ -493,7 +650,8 @@ def test_the_screen_works_with_any_part_of_the_evidence(project):
     assert all(c.title in " ".join(text.split()) for c in read_claims(ROOT / "claims.yaml") for text in (nothing, both))
 
 
-# ---- evidence that is missing or old -------------------------------------------------------------------------------------------------
+# ---- evidence that is missing or old
+# -------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def promoted(tmp_path_factory):
@@ -503,9 +661,12 @@ def promoted(tmp_path_factory):
     for dataset in ("puppets", "actions"):
         for seed in (0, 1):
             about = dict(dataset=dataset, scale="quick", method="implicit_warping", variant="full", seed=seed)
-            write_json(made / "train" / f"{dataset}-implicit_warping-{seed}" / "run.json", about | dict(seconds=600 + seed, config=dict(model=dict(size=32))))
+            write_json(made / "train" / f"{dataset}-implicit_warping-{seed}" / "run.json",
+                       about | dict(seconds=600 + seed, config=dict(model=dict(size=32))))
     for variant in ("plain", "residual", "full"):
-        for seed in (0, 1): write_json(made / "ablations" / "components" / f"{variant}-{seed}" / "run.json", dict(variant=variant, seed=seed))
+        for seed in (0, 1):
+            write_json(made / "ablations" / "components" / f"{variant}-{seed}" / "run.json",
+                       dict(variant=variant, seed=seed))
     write_json(made / "figures" / "puppets_strengths.json", dict(correlation=0.2, low=0.1, high=0.3, clips=5))
     promote(project)
     return project
@@ -532,7 +693,9 @@ def touch_run(record):
 def lose_run(record): (record / "runs" / "components" / "puppets-quick-implicit_warping-plain-0.json").unlink()
 def lose_figure(record): (record / "figures" / "puppets_strengths.json").unlink()
 def lose_seal(record): (record / "evidence.json").unlink()
-def old_gains(record): save_table(record / "scores.csv", read_scores(record / "scores.csv").assign(value=lambda t: t["value"] + t["sources"]))
+def old_gains(record):
+    save_table(record / "scores.csv",
+               read_scores(record / "scores.csv").assign(value=lambda t: t["value"] + t["sources"]))
 
 
 def old_figure(record):
@@ -541,16 +704,22 @@ def old_figure(record):
     seal(record, read_scores(record / "scores.csv"), [])
 
 
-@pytest.mark.parametrize("harm, message", [(touch_run, "scores.csv: puppets-quick-implicit_warping-full-0: not the scores"), (lose_run, "scores.csv: components/puppets-quick-implicit_warping-plain-0"),
-                                           (old_gains, "gains.csv: puppets-quick-implicit_warping-full-0"), (old_figure, "puppets_strengths.json: older than puppets-quick-implicit_warping-full-0"),
-                                           (lose_seal, "puppets_strengths.json: missing")])
+@pytest.mark.parametrize("harm, message",
+                         [(touch_run, "scores.csv: puppets-quick-implicit_warping-full-0: not the scores"),
+                          (lose_run, "scores.csv: components/puppets-quick-implicit_warping-plain-0"),
+                          (old_gains, "gains.csv: puppets-quick-implicit_warping-full-0"),
+                          (old_figure, "puppets_strengths.json: older than puppets-quick-implicit_warping-full-0"),
+                          (lose_seal, "puppets_strengths.json: missing")])
 def test_evidence_that_is_missing_or_older_than_its_run_is_found(recorded, harm, message):
     harm(recorded)
     assert any(message in line for line in stale(recorded))
 
 
 def test_a_figure_that_is_gone_is_missed_where_other_evidence_gives_a_verdict(recorded):
-    write_json(recorded / "figures" / "puppets_sparsity.json", dict(share=0.08, share_low=0.07, share_high=0.09, psnr_8_less_all=-0.5, psnr_8_less_all_low=-0.6, psnr_8_less_all_high=-0.4, clips=6))
+    write_json(
+        recorded / "figures" / "puppets_sparsity.json",
+        dict(share=0.08, share_low=0.07, share_high=0.09, psnr_8_less_all=-0.5, psnr_8_less_all_low=-0.6,
+             psnr_8_less_all_high=-0.4, clips=6))
     assert any("actions_sparsity.json: missing" in line for line in stale(recorded))
     lose_figure(recorded)  # the only evidence of its claim, which is then not tested
     assert not any("strengths" in line for line in stale(recorded))
@@ -562,7 +731,8 @@ def test_no_evidence_of_record_is_missing_or_older_than_its_run():
 
 
 def test_baselines_are_shown_once_they_were_scored(project):
-    "A system that `make baselines` adds is in the tables as soon as every seed of it has scores, and nothing waits for it."
+    """A system that `make baselines` adds is in the tables as soon as every seed of it has scores, and nothing waits
+    for it."""
     (project / "params.yaml").write_text(PARAMS.replace("seeds: [0, 1]", "seeds: [0, 1], baselines: [mraa]"))
     def score(seed):
         folder = project / "results" / "run" / "evaluate" / f"puppets-mraa-{seed}"
@@ -572,7 +742,8 @@ def test_baselines_are_shown_once_they_were_scored(project):
         assert ("mraa" in set(collect(project)["method"])) is shown
 
 
-# ---- the record ----------------------------------------------------------------------------------------------------------------------
+# ---- the record
+# ----------------------------------------------------------------------------------------------------------------------
 
 def test_promoting_replaces_the_same_run_and_keeps_others(project):
     promote(project)
@@ -585,8 +756,10 @@ def test_promoting_replaces_the_same_run_and_keeps_others(project):
     second = read_evidence(record)
     changed = first.scores["run"] == "puppets-quick-implicit_warping-full-0"
     assert list(first.scores["run"]) == list(second.scores["run"]) and len(first.gains) == len(second.gains)
-    assert first.scores[~changed].equals(second.scores[~changed]) and (second.scores[changed & (first.scores["metric"] == "psnr")]["value"] > 30).all()
-    assert in_order(second.scores.sample(frac=1, random_state=0)).equals(second.scores) and merge(second.scores, second.scores).equals(second.scores)
+    assert first.scores[~changed].equals(
+        second.scores[~changed]) and (second.scores[changed & (first.scores["metric"] == "psnr")]["value"] > 30).all()
+    assert in_order(second.scores.sample(frac=1, random_state=0)).equals(second.scores) and merge(
+        second.scores, second.scores).equals(second.scores)
 
 
 MARKERS = "".join(f"<!-- {name}: generated -->\n<!-- /{name} -->\n" for name in ("picture", "papers", "found"))
@@ -594,7 +767,9 @@ MARKERS = "".join(f"<!-- {name}: generated -->\n<!-- /{name} -->\n" for name in 
 
 def test_readme_drift_is_noticed(project):
     readme = project / "README.md"
-    for text in ("nothing", MARKERS.replace("<!-- /found -->", ""), MARKERS * 2, MARKERS.replace("/found", "x").replace("found:", "/found:")):
+    for text in ("nothing", MARKERS.replace("<!-- /found -->",
+                                            ""), MARKERS * 2, MARKERS.replace("/found",
+                                                                              "x").replace("found:", "/found:")):
         readme.write_text(text)
         with pytest.raises(UserError, match="README.md: needs the lines"): update_readme(project)
     readme.write_text(f"# A\n{MARKERS}\nlast\n")
@@ -631,18 +806,24 @@ def test_readme_says_when_the_record_is_of_an_older_recipe(project):
 
 def test_the_page_of_claims_tells_all(recorded):
     page, claims = claims_page(recorded.parents[1]), read_claims(ROOT / "claims.yaml")
-    assert page.count("\n### ") == len(claims) and all(f'<a id="{c.id}"></a>' in page and c.published in page for c in claims)
+    assert page.count("\n### ") == len(claims) and all(f'<a id="{c.id}"></a>' in page and c.published in page
+                                                       for c in claims)
     first = page.split('<a id="more_sources_psnr"></a>')[1].split("\n### ")[0]
     line = next(l for l in first.splitlines() if l.startswith("| puppets, 2 over 1"))
-    assert line.count("; ") == 1 and line.endswith("| reproduced |") and line.count("[") == 1  # both seeds together, and one by one
+    # both seeds together, and one by one
+    assert line.count("; ") == 1 and line.endswith("| reproduced |") and line.count("[") == 1
     linked = re.findall(r"claims\.md#(\w+)", record_page(recorded.parents[1]))
     assert linked and set(linked) <= {c.id for c in claims}
 
 
 def test_readme_of_the_project_says_what_the_record_says():
-    if not (ROOT / "README.md").is_file() or not (ROOT / "results" / "record" / "scores.csv").is_file(): pytest.skip("no README.md or no record yet")
-    assert not readme_drift(ROOT), "the results in README.md are not those of results/record; write them anew (animrepro readme)"
-    assert len((ROOT / "README.md").read_bytes()) <= 8192, "README is a front page: 8 KB at most; what is long goes to results/record/README.md"
+    if not (ROOT / "README.md").is_file() or not (ROOT / "results" / "record" / "scores.csv").is_file():
+        pytest.skip("no README.md or no record yet")
+    assert not readme_drift(
+        ROOT), "the results in README.md are not those of results/record; write them anew (animrepro readme)"
+    assert len(
+        (ROOT / "README.md"
+         ).read_bytes()) <= 8192, "README is a front page: 8 KB at most; what is long goes to results/record/README.md"
 
 
 def test_the_record_is_complete():
@@ -653,10 +834,12 @@ def test_the_record_is_complete():
     assert in_order(scores).equals(scores)
     trained = scores[(scores["method"] != "copy") & (sweep_of(scores) == "")]["run"].unique()
     assert not [r for r in trained if not (record / "runs" / f"{r}.json").is_file()], "run records are missing"
-    assert (record / "tables" / "gains.csv").is_file() and all(json.loads(p.read_text()) for p in record.rglob("*.json"))
+    assert (record / "tables" / "gains.csv").is_file() and all(
+        json.loads(p.read_text()) for p in record.rglob("*.json"))
 
 
-# ---- the record, computed again ------------------------------------------------------------------------------------------------------
+# ---- the record, computed again
+# ------------------------------------------------------------------------------------------------------
 
 def edit_csv(path, **values):
     "Writes `values` into the first line of a table that has PSNR."
@@ -679,7 +862,8 @@ def edit_table(record):
 def test_the_record_follows_from_its_rows(recorded):
     found = check_record(recorded.parents[1])
     assert found.differences == [] and found.left_out == []
-    assert found.counts["verdicts"] == len(read_claims(ROOT / "claims.yaml")) and min(found.counts["scores"], found.counts["gains"], found.counts["pooled"], found.counts["tables"]) > 50
+    assert found.counts["verdicts"] == len(read_claims(ROOT / "claims.yaml")) and min(
+        found.counts["scores"], found.counts["gains"], found.counts["pooled"], found.counts["tables"]) > 50
     assert json.loads((recorded / "evidence.json").read_text())["without_rows"] == {}
 
 
@@ -689,7 +873,8 @@ def test_the_record_follows_from_its_rows(recorded):
     (lambda record: edit_csv(record / "tables" / "pooled.csv", high=9.0), {"pooled: ", "tables/"}),
     (edit_table, {"tables/iw_table1.md: differs"}),
     (edit_row, {"rows: puppets-quick-implicit_warping-full-0: not the file", "scores: ", "gains: ", "pooled: "}),
-    (lambda record: (record / "rows" / "puppets-quick-copy-full-0.parquet").unlink(), {"rows: puppets-quick-copy-full-0: missing"}),
+    (lambda record:
+     (record / "rows" / "puppets-quick-copy-full-0.parquet").unlink(), {"rows: puppets-quick-copy-full-0: missing"}),
 ])
 def test_a_record_that_was_changed_by_hand_is_found(recorded, harm, starts):
     harm(recorded)

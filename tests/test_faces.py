@@ -34,7 +34,8 @@ def no_package(monkeypatch):
 @pytest.fixture
 def videos(tmp_path):
     "A folder of two clips, of 6 and 7 frames."
-    for i in range(2): write_video(tmp_path / "mine" / f"{i}.mp4", render(sample_identity(i), sample_motion(i, 6 + i), 48).frames, 25)
+    for i in range(2):
+        write_video(tmp_path / "mine" / f"{i}.mp4", render(sample_identity(i), sample_motion(i, 6 + i), 48).frames, 25)
     return tmp_path / "mine"
 
 
@@ -42,7 +43,8 @@ def videos(tmp_path):
 
 def test_regions_lie_on_their_features():
     labels, centre = faces.face_regions(FACE, 64), (2 * np.arange(64) + 1) / 64 - 1
-    assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, 1, 2, 3} and list(faces.FEATURES) == ["eyes", "nose", "mouth"]
+    assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, 1, 2, 3} and list(
+        faces.FEATURES) == ["eyes", "nose", "mouth"]
     at = lambda x, y: labels[np.abs(centre - y).argmin(), np.abs(centre - x).argmin()]
     assert [at(x, y) for x, y in FACE] == [1, 1, 2, 3, 3] and at(0, 0.4) == 3, "a wide mouth has no hole"
     assert at(0, -0.2) == at(0, 0.9) == at(-0.9, 0) == 0
@@ -58,18 +60,34 @@ def test_regions_scale_with_the_face(shrink):
 
 def test_a_turned_head_keeps_its_regions():
     turned = FACE * [0.2, 1]
-    assert np.bincount(faces.face_regions(turned, 64).ravel())[1] > 50 and not faces.face_regions(np.full((5, 2), np.nan), 64).any()
+    assert np.bincount(faces.face_regions(
+        turned, 64).ravel())[1] > 50 and not faces.face_regions(np.full((5, 2), np.nan), 64).any()
 
 
 # The option
 
 def test_entries_with_regions():
-    section = {"puppets": {"kind": "puppets"}, "mine": {"kind": "folder", "root": "a", "regions": "faces"}, "actions": {"kind": "actions"}}
-    assert dataset_entry("mine", section).regions == "faces" and dataset_entry("mine", section, regions="none").regions == "none"
+    section = {
+        "puppets": {
+            "kind": "puppets"
+        },
+        "mine": {
+            "kind": "folder",
+            "root": "a",
+            "regions": "faces"
+        },
+        "actions": {
+            "kind": "actions"
+        }
+    }
+    assert dataset_entry("mine", section).regions == "faces" and dataset_entry("mine", section,
+                                                                               regions="none").regions == "none"
     assert dataset_entry("new", section, "b", "faces") == FolderEntry("folder", root="b", regions="faces")
-    assert dataset_entry("actions", section, regions="faces").regions == "faces" and dataset_entry("actions", section).regions == "none"
+    assert dataset_entry("actions", section, regions="faces").regions == "faces" and dataset_entry(
+        "actions", section).regions == "none"
     with pytest.raises(UserError, match="leave --regions out"): dataset_entry("puppets", section, regions="faces")
-    with pytest.raises(UserError, match="regions"): dataset_entry("mine", {"mine": {"kind": "folder", "root": "a", "regions": "hands"}})
+    with pytest.raises(UserError, match="regions"):
+        dataset_entry("mine", {"mine": {"kind": "folder", "root": "a", "regions": "hands"}})
 
 
 def test_labels_reach_training(videos, stub, tmp_path):
@@ -79,37 +97,49 @@ def test_labels_reach_training(videos, stub, tmp_path):
     for i, clip in enumerate(store.clips):
         assert not store.regions(i, 0).any(), "a frame without a face has no region"
         for t in range(1, clip.frames): assert np.array_equal(store.regions(i, t), faces.face_regions(FACE, 32))
-    assert report.faceless == 2 and "; no face in 2 of 13 frames" in str(report) and prepared(tmp_path / "m.zip") == report
+    assert report.faceless == 2 and "; no face in 2 of 13 frames" in str(report) and prepared(
+        tmp_path / "m.zip") == report
     batch = collate([Pairs(store, "train", Draw(1), 0)[0, i] for i in range(8)])
-    assert batch.regions.shape == (8, 1, 32, 32) and batch.regions.dtype == torch.uint8 and set(batch.regions.unique().tolist()) == {0, 1, 2, 3}
+    assert batch.regions.shape == (8, 1, 32, 32) and batch.regions.dtype == torch.uint8 and set(
+        batch.regions.unique().tolist()) == {0, 1, 2, 3}
     kept = drop_regions(batch.regions, batch.seeds, 1.0, 8, 8)
     assert 0 < kept.float().mean() < 1, "semantic dropout hides these regions"
 
 
 def test_without_the_option_nothing_is_sought(videos, stub, no_package, tmp_path):
     report = prepare("mine", FolderEntry("folder", root=str(videos), size=32), tmp_path / "m.zip")
-    assert not stub and report.faceless is None and "face" not in str(report) and FrameStore(tmp_path / "m.zip").regions(0, 1) is None
+    assert not stub and report.faceless is None and "face" not in str(report) and FrameStore(
+        tmp_path / "m.zip").regions(0, 1) is None
 
 
 def test_records_of_older_data_sets_are_read(tmp_path):
-    (tmp_path / "old.json").write_text('{"name": "old", "entry": {}, "clips": {}, "frames": {}, "published": null, "skipped": []}')
+    (tmp_path /
+     "old.json").write_text('{"name": "old", "entry": {}, "clips": {}, "frames": {}, "published": null, "skipped": []}')
     assert prepared(tmp_path / "old.zip") == Prepared("old", {}, {}, {}, None, [])
 
 
 def test_missing_package(videos, no_package, tmp_path):
-    with pytest.raises(UserError) as caught: prepare("mine", FolderEntry("folder", root=str(videos), regions="faces"), tmp_path / "m.zip")
-    assert "facenet-pytorch is not installed" in str(caught.value) and "pip install" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        prepare("mine", FolderEntry("folder", root=str(videos), regions="faces"), tmp_path / "m.zip")
+    assert "facenet-pytorch is not installed" in str(caught.value) and "pip install" in str(
+        caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "m.zip").exists() and not (tmp_path / "m.json").exists()
 
 
 def test_command(videos, stub, tmp_path, monkeypatch):
     from animrepro import core
     from animrepro.cli import cli
-    (tmp_path / "params.yaml").write_text("run: {datasets: [], methods: [], seeds: []}\ndatasets: {}\nmethods: {}\nlandmarks: {}\nevaluate: {}\n")
+    (tmp_path / "params.yaml").write_text(
+        "run: {datasets: [], methods: [], seeds: []}\ndatasets: {}\nmethods: {}\nlandmarks: {}\nevaluate: {}\n")
     monkeypatch.setattr(core, "project_root", lambda: tmp_path)
-    done = CliRunner().invoke(cli, ["data", "prepare", "mine", "--root", str(videos), "--regions", "faces"], catch_exceptions=False)
-    assert done.exit_code == 0 and "no face in 2 of 13 frames" in done.output and FrameStore(tmp_path / "data/mine.zip").regions(0, 1).any()
-    assert CliRunner().invoke(cli, ["data", "prepare", "mine", "--root", str(videos), "--regions", "hands"]).exit_code == 2
+    done = CliRunner().invoke(
+        cli,
+        ["data", "prepare", "mine", "--root", str(videos), "--regions", "faces"], catch_exceptions=False)
+    assert done.exit_code == 0 and "no face in 2 of 13 frames" in done.output and FrameStore(
+        tmp_path / "data/mine.zip").regions(0, 1).any()
+    assert CliRunner().invoke(
+        cli,
+        ["data", "prepare", "mine", "--root", str(videos), "--regions", "hands"]).exit_code == 2
 
 
 # The detector
@@ -121,7 +151,8 @@ def detect():
 
 
 def test_weights_are_no_pickled_code(detect):
-    # facenet-pytorch calls torch.load without weights_only, so we rely on torch's default; the files must be loadable that way.
+    # facenet-pytorch calls torch.load without weights_only, so we rely on torch's default; the files must be loadable
+    # that way.
     import facenet_pytorch
     from pathlib import Path
     files = sorted((Path(facenet_pytorch.__file__).parent / "data").glob("*.pt"))
@@ -140,7 +171,9 @@ def test_a_face_among_frames_without(detect):
     rendered = render(sample_identity(0), sample_motion(0, 4, "wide"), 64)
     points = detect(np.concatenate([np.zeros_like(rendered.frames), rendered.frames]))
     assert np.isnan(points[:4]).all() and not np.isnan(points[4:]).any()
-    assert (points[4:, 0, 0] < points[4:, 1, 0]).all() and (points[4:, :2, 1].max(1) < points[4:, 3:, 1].min(1)).all(), "left eye first, mouth below the eyes"
+    assert (points[4:, 0, 0]
+            < points[4:, 1, 0]).all() and (points[4:, :2, 1].max(1)
+                                           < points[4:, 3:, 1].min(1)).all(), "left eye first, mouth below the eyes"
 
 
 def test_batches_change_nothing_that_matters(detect, monkeypatch):
@@ -150,7 +183,8 @@ def test_batches_change_nothing_that_matters(detect, monkeypatch):
     assert np.allclose(detect(frames), whole, atol=1e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize("name, size, share", [("vox/driving1.mp4", 64, 0.9), ("vox/driving3.mov", 256, 0.9), ("ted/driving1.mp4", 256, 0.9), ("ted/driving1.mp4", 64, 0.8)])
+@pytest.mark.parametrize("name, size, share", [("vox/driving1.mp4", 64, 0.9), ("vox/driving3.mov", 256, 0.9),
+                                               ("ted/driving1.mp4", 256, 0.9), ("ted/driving1.mp4", 64, 0.8)])
 def test_real_faces(detect, shared, name, size, share):
     if not (shared / "data" / "clips" / name).is_file(): pytest.skip(f"no {name} in ../shared/data/clips")
     frames = read_frames(shared / "data" / "clips" / name, size).frames[::15][:12]
@@ -171,7 +205,8 @@ def test_real_faces(detect, shared, name, size, share):
 def box(mtcnn, frame) -> np.ndarray:
     "Corners of the largest face's box, in [-1, 1]."
     side = max(len(frame), faces.SIDE)
-    enlarged = torch.nn.functional.interpolate(torch.from_numpy(frame).movedim(-1, 0)[None].float(), (side, side), mode="bilinear").movedim(1, -1)
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(frame).movedim(-1, 0)[None].float(), (side, side), mode="bilinear").movedim(1, -1)
     return (2 * mtcnn.detect(enlarged)[0][0][0].astype(float) + 1) / side - 1
 
 
@@ -183,7 +218,8 @@ def test_real_folder_is_the_same_twice(detect, shared, tmp_path, monkeypatch):
     monkeypatch.setattr(faces, "load_detector", lambda: detect)
     entry = FolderEntry("folder", root=str(tmp_path / "mine"), regions="faces")
     reports = [prepare("mine", entry, tmp_path / f"{i}.zip") for i in range(2)]
-    assert reports[0] == reports[1] and reports[0].faceless <= 2 and sha256(tmp_path / "0.zip") == sha256(tmp_path / "1.zip")
+    assert reports[0] == reports[1] and reports[0].faceless <= 2 and sha256(tmp_path / "0.zip") == sha256(
+        tmp_path / "1.zip")
 
 
 # Heads cut out of videos
@@ -211,7 +247,10 @@ def scene(places, h=160, w=320, side=40):
 
 def heads(tmp_path, places, **options):
     write_video(tmp_path / "talk.mkv", scene(places), 10)
-    return [read_frames(p) for p in faces.crop(White(), tmp_path / "talk.mkv", tmp_path / "heads", **dict(size=48, shortest=10, smallest=20) | options)]
+    return [
+        read_frames(p) for p in faces.crop(White(), tmp_path / "talk.mkv", tmp_path / "heads",
+                                           **dict(size=48, shortest=10, smallest=20) | options)
+    ]
 
 
 def test_a_head_that_moves_is_cut_as_a_steady_square(tmp_path):
@@ -237,7 +276,9 @@ def test_gaps_are_bridged_and_pauses_are_not(tmp_path):
 def test_at_the_border_the_square_moves_inside(tmp_path):
     [head] = heads(tmp_path, [[(0, 0)]] * 12)
     white = head.frames[5].min(-1) > 200
-    assert white[0, 0] and np.isclose(white.sum(0).max(), white.sum(1).max(), atol=1) and np.isclose(white[0].sum(), 40, atol=2), "not stretched"
+    assert white[0, 0] and np.isclose(white.sum(0).max(),
+                                      white.sum(1).max(), atol=1) and np.isclose(white[0].sum(), 40,
+                                                                                 atol=2), "not stretched"
 
 
 def test_too_short_too_small(tmp_path):

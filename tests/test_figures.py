@@ -7,8 +7,10 @@ from animrepro.data.catalog import dataset_entry, prepare
 from animrepro.data.store import FrameStore
 from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_rows, save_table, summarise
 from animrepro.checkpoint import load_weights
-from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of, continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
-                               look_inside, masks_figure, masks_of, painted, pose_gaps, reconstruction_rows, references, shown_by, spread_of, sources_figure, weights_by_kind, write_figures)
+from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of,
+    continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
+    look_inside, masks_figure, masks_of, painted, pose_gaps, reconstruction_rows, references, shown_by, spread_of,
+    sources_figure, weights_by_kind, write_figures)
 from animrepro.models.contract import create_model, methods
 from animrepro.train import method_config, train
 from animrepro.warp import make_grid
@@ -56,17 +58,25 @@ def project(tmp_path_factory):
     models = {("copy", 0): create_model("copy")}
     for method in METHOD_NAMES:
         config = method_config(params.methods, method, "smoke")
-        for seed in (0, 1): models[method, seed] = load_weights(train(store, method, config, seed, run / "train" / f"tiny-{method}-{seed}"))
+        for seed in (0, 1):
+            models[method,
+                   seed] = load_weights(train(store, method, config, seed, run / "train" / f"tiny-{method}-{seed}"))
     for (method, seed), model in models.items():
         rows = evaluate(model, store, EvaluateConfig(), Instruments(), puppets=True)
         save_rows(run / "evaluate" / f"tiny-{method}-{seed}" / "rows.parquet", rows)
-        save_table(run / "evaluate" / f"tiny-{method}-{seed}" / "scores.csv", summarise(rows, dataset="puppets", scale="smoke", method=method, variant="full", seed=seed, steps=2, run="r"))
+        save_table(
+            run / "evaluate" / f"tiny-{method}-{seed}" / "scores.csv",
+            summarise(rows, dataset="puppets", scale="smoke", method=method, variant="full", seed=seed, steps=2,
+                      run="r"))
     return root
 
 
 @pytest.fixture(scope="module")
 def models(project):
-    return {method: load_weights(project / "results" / "run" / "train" / f"tiny-{method}-0" / "weights.safetensors") for method in METHOD_NAMES}
+    return {
+        method: load_weights(project / "results" / "run" / "train" / f"tiny-{method}-0" / "weights.safetensors")
+        for method in METHOD_NAMES
+    }
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +91,23 @@ def figures(project):
 
 
 def test_every_figure_is_there(figures):
-    pictures = ("reconstruction", "choice", "strengths", "sparsity", "curves", "sources", "continuity", "contributions", "masks", "grid", "probe", "gap", *LIA_PICTURES)
-    assert {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in pictures} | {"tiny_animation.gif"} | {f"tiny_{n}.json" for n in ("sparsity", "strengths", "choice", "gap", "probe", "dictionary", "references")}
+    pictures = ("reconstruction", "choice", "strengths", "sparsity", "curves", "sources", "continuity", "contributions",
+                "masks", "grid", "probe", "gap", *LIA_PICTURES)
+    assert {p.name
+            for p in figures.iterdir()
+            } == {f"tiny_{n}.png"
+                  for n in pictures} | {"tiny_animation.gif"} | {
+                      f"tiny_{n}.json"
+                      for n in ("sparsity", "strengths", "choice", "gap", "probe", "dictionary", "references")
+                  }
     for name in pictures:
-        with Image.open(figures / f"tiny_{name}.png") as picture: assert min(picture.size) > 150 and round(picture.info["dpi"][0]) == 150
+        with Image.open(figures / f"tiny_{name}.png") as picture:
+            assert min(picture.size) > 150 and round(picture.info["dpi"][0]) == 150
 
 
 def test_animation_has_all_frames_and_loops(figures):
-    with Image.open(figures / "tiny_animation.gif") as gif: assert (gif.n_frames, gif.info["loop"], gif.info["duration"]) == (8, 0, 80)
+    with Image.open(figures / "tiny_animation.gif") as gif:
+        assert (gif.n_frames, gif.info["loop"], gif.info["duration"]) == (8, 0, 80)
     assert (figures / "tiny_animation.gif").stat().st_size < 1_400_000
 
 
@@ -100,12 +119,21 @@ def test_numbers_beside_the_pictures(figures):
     assert json.loads((figures / "tiny_dictionary.json").read_text())["deviation"] < 1e-5
     assert json.loads((figures / "tiny_references.json").read_text())["clips"] == 3
     told = json.loads((figures / "tiny_probe.json").read_text())
-    assert {f"{method}_motion_{name}{end}" for method in METHOD_NAMES for name in ("yaw", "skin") for end in ("", "_low", "_high")} | {"lia_appearance_skin", "lia_concentration"} <= set(told)
+    assert {
+        f"{method}_motion_{name}{end}"
+        for method in METHOD_NAMES
+        for name in ("yaw", "skin")
+        for end in ("", "_low", "_high")
+    } | {"lia_appearance_skin", "lia_concentration"} <= set(told)
     choice = json.loads((figures / "tiny_choice.json").read_text())
     assert 0.5 <= choice["both_low"] <= choice["both"] <= choice["both_high"] <= 1 and choice["both_cells"] > 0
     gap = json.loads((figures / "tiny_gap.json").read_text())
-    assert gap["psnr_growth"] == pytest.approx(gap["psnr_farthest"] - gap["psnr_nearest"]) and gap["psnr_growth_low"] <= gap["psnr_growth"] <= gap["psnr_growth_high"]
-    assert strengths["compared"] <= strengths["on_a_landmark"] <= strengths["keypoints"] == 5 and {"correlation", "low", "high"} <= set(strengths)
+    assert gap["psnr_growth"] == pytest.approx(
+        gap["psnr_farthest"]
+        - gap["psnr_nearest"]) and gap["psnr_growth_low"] <= gap["psnr_growth"] <= gap["psnr_growth_high"]
+    assert strengths["compared"] <= strengths["on_a_landmark"] <= strengths["keypoints"] == 5 and {
+        "correlation", "low", "high"
+    } <= set(strengths)
 
 
 def test_figures_are_deterministic(project, figures):
@@ -127,12 +155,18 @@ def test_methods_that_were_not_trained_are_left_out(project, figures, tmp_path):
     train_folder, hidden = project / "results" / "run" / "train", []
     kept = {p.name: p.read_bytes() for p in figures.iterdir()}
     def hide(method):
-        for seed in (0, 1): hidden.append((tmp_path / f"{method}{seed}", train_folder / f"tiny-{method}-{seed}")); hidden[-1][1].rename(hidden[-1][0])
+        for seed in (0, 1):
+            hidden.append((tmp_path / f"{method}{seed}", train_folder / f"tiny-{method}-{seed}"))
+            hidden[-1][1].rename(hidden[-1][0])
     try:
         hide("tpsmm"); hide("fomm"); hide("lia")
         for file in figures.iterdir(): file.unlink()
         write_figures(project)
-        assert set(kept) - {p.name for p in figures.iterdir()} == {f"tiny_{n}.png" for n in ("contributions", "masks", "grid", *LIA_PICTURES)} | {"tiny_dictionary.json", "tiny_references.json", "tiny_gap.json"}
+        assert set(kept) - {p.name
+                            for p in figures.iterdir()} == {
+                                f"tiny_{n}.png"
+                                for n in ("contributions", "masks", "grid", *LIA_PICTURES)
+                            } | {"tiny_dictionary.json", "tiny_references.json", "tiny_gap.json"}
         hide("implicit_warping")
         with pytest.raises(UserError, match="no weights for tiny; run `animrepro train`"): write_figures(project)
     finally:
@@ -143,7 +177,8 @@ def test_methods_that_were_not_trained_are_left_out(project, figures, tmp_path):
 def test_only_a_method_for_sets_is_drawn_from_several_sources(models):
     one, more = reconstruction_rows(models, 3)
     assert [label for label, _ in one] == ["source 1,\ncopied", "driving", "Implicit Warping", "TPSMM", "FOMM", "LIA"]
-    assert [label for label, _ in more] == ["source 2", "source 3", "Implicit Warping,\n2 sources", "Implicit Warping,\n3 sources"]
+    assert [label for label, _ in more
+            ] == ["source 2", "source 3", "Implicit Warping,\n2 sources", "Implicit Warping,\n3 sources"]
     assert reconstruction_rows({"fomm": models["fomm"]}, 3)[1] == []
 
 
@@ -151,7 +186,8 @@ def test_equal_pictures_give_maps_that_do_not_move(models, shown):
     still = Example(shown[0].clip, shown[0].sources, shown[0].sources[0], shown[0].frames)
     maps, there, here = candidates(models["fomm"], still)
     # FOMM's code enlarges its flow in the other convention, which is a slight zoom: half a coarse pixel at the border.
-    assert maps.shape == (4, 32, 32, 2) and torch.allclose(maps, maps[:1].expand_as(maps), atol=1e-5) and torch.equal(there, here)
+    assert maps.shape == (4, 32, 32, 2) and torch.allclose(maps, maps[:1].expand_as(maps), atol=1e-5) and torch.equal(
+        there, here)
     assert (maps[0] - make_grid(32, 32)).abs().max() < 1 / 16
     maps, there, here = candidates(models["tpsmm"], still)
     assert maps.shape == (3, 32, 32, 2) and there.shape == (2, 5, 2) and torch.equal(there, here)
@@ -173,7 +209,8 @@ def test_masks_are_found_under_both_names(models, shown):
 def test_figures_of_blending_models_have_a_row_per_method_and_example(models, shown):
     blends = blending(models, shown[0])
     labels = lambda fig: [text for ax in fig.axes if (text := ax.get_ylabel())]
-    assert labels(contributions_figure(blends, shown)) == labels(grid_figure(blends, shown)) == ["TPSMM", "TPSMM", "FOMM", "FOMM"]
+    assert labels(contributions_figure(blends, shown)) == labels(grid_figure(
+        blends, shown)) == ["TPSMM", "TPSMM", "FOMM", "FOMM"]
     assert labels(masks_figure(blends, shown)) == ["TPSMM", "FOMM", "TPSMM", "FOMM"]
     titles = [ax.get_title() for ax in masks_figure(blends, shown).axes]
     assert [t for t in titles if t.startswith("mask")] == ["mask 8 × 8", "mask 16 × 16", "mask 32 × 32"]
@@ -197,7 +234,10 @@ def test_every_method_has_a_colour_of_its_own():
 def test_continuity_shows_the_busiest_column_and_every_run(models, shown):
     frames = torch.zeros(3, 3, 4, 6); frames[1, :, 1, 4] = 1
     assert busiest_column(frames) == 4
-    scores = pd.DataFrame([dict(method=m, seed=s, sources=n, metric="jitter", value=5.0, low=4.0, high=7.0) for m in (*METHOD_NAMES, "copy") for s in (0, 1) for n in (1, 2)])
+    scores = pd.DataFrame([
+        dict(method=m, seed=s, sources=n, metric="jitter", value=5.0, low=4.0, high=7.0)
+        for m in (*METHOD_NAMES, "copy") for s in (0, 1) for n in (1, 2)
+    ])
     fig = continuity_figure(models, shown, scores.query("method != 'copy'"), scores.query("method == 'copy'"))
     panel = fig.axes[-1]
     assert len(panel.get_yticklabels()) == 8 and len(fig.axes) == 2 * 6 + 1
@@ -206,9 +246,13 @@ def test_continuity_shows_the_busiest_column_and_every_run(models, shown):
 
 
 def test_sources_has_a_line_per_run_and_a_panel_per_metric():
-    scores = pd.DataFrame([dict(method=m, seed=0, sources=n, metric=k, value=5.0, low=4.0, high=7.0) for m in METHOD_NAMES for n in (1, 2, 3) for k in ("psnr", "akd", "epe")])
+    scores = pd.DataFrame([
+        dict(method=m, seed=0, sources=n, metric=k, value=5.0, low=4.0, high=7.0) for m in METHOD_NAMES
+        for n in (1, 2, 3) for k in ("psnr", "akd", "epe")
+    ])
     fig = sources_figure(scores, scores.head(0))
-    assert [len(ax.containers) for ax in fig.axes] == [4, 4] and [t.get_text() for t in fig.legends[0].get_texts()] == ["Implicit Warping", "TPSMM", "FOMM", "LIA"]
+    assert [len(ax.containers) for ax in fig.axes] == [4, 4] and [t.get_text() for t in fig.legends[0].get_texts()
+                                                                  ] == ["Implicit Warping", "TPSMM", "FOMM", "LIA"]
 
 
 def test_a_frame_shows_itself_and_little_of_what_is_turned_away(project):
@@ -230,16 +274,22 @@ def test_gap_splits_scores_by_the_true_distance(project):
     assert (gaps[gaps.frame == 0].gap == 0).all() and (gaps[gaps.frame > 0].gap > 0).all()
     rows = gaps[gaps.frame > 0].assign(sources=1, psnr=20.0)[["clip", "frame", "sources", "psnr"]]
     table = by_gap({"fomm": rows, "tpsmm": rows.assign(psnr=21.0), "lia": rows.assign(sources=2)}, gaps)
-    assert set(table.method) == {"fomm", "tpsmm"} and table.groupby("quarter", observed=True).gap.max().is_monotonic_increasing
+    assert set(table.method) == {"fomm", "tpsmm"} and table.groupby("quarter",
+                                                                    observed=True).gap.max().is_monotonic_increasing
     told = gap_numbers(table)
-    assert told["psnr_nearest"] == told["psnr_farthest"] == 1 and told["psnr_growth"] == told["psnr_growth_low"] == told["psnr_growth_high"] == 0
+    assert told["psnr_nearest"] == told["psnr_farthest"] == 1 and told["psnr_growth"] == told[
+        "psnr_growth_low"] == told["psnr_growth_high"] == 0
 
 
 def test_a_walk_of_no_step_is_the_source_redrawn(models, shown):
     fig = directions_figure(models["lia"], shown[0], spread_of(models["lia"], shown), most=3, names={2: "yaw 0.90"})
     middle = [fig.axes[6 * row + 3].images[0].get_array() for row in range(3)]
-    assert all(np.array_equal(m, to_uint8(models["lia"].reconstruct(shown[0].sources[None, :1], shown[0].sources[:1]).frame)[0]) for m in middle)
-    assert sum("yaw 0.90" in ax.get_ylabel() for ax in fig.axes) == (2 in [int(ax.get_ylabel()[4]) for ax in fig.axes if ax.get_ylabel()])
+    assert all(
+        np.array_equal(m,
+                       to_uint8(models["lia"].reconstruct(shown[0].sources[None, :1], shown[0].sources[:1]).frame)[0])
+        for m in middle)
+    assert sum("yaw 0.90" in ax.get_ylabel()
+               for ax in fig.axes) == (2 in [int(ax.get_ylabel()[4]) for ax in fig.axes if ax.get_ylabel()])
 
 
 def test_references_of_one_picture_are_one_picture(models, shown):

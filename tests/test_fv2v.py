@@ -26,18 +26,21 @@ model_params:
      dense_motion_params: {block_expansion: 8, max_features: 32, num_blocks: 3, reshape_depth: 4, compress: 2}}
   discriminator_params: {scales: [1]}
 """)
-STRONG = {"kp.weight": 4, "final.weight": 10, "dense_motion_network.mask.weight": 8}  # what a softmax or a sigmoid would flatten
+# what a softmax or a sigmoid would flatten
+STRONG = {"kp.weight": 4, "final.weight": 10, "dense_motion_network.mask.weight": 8}
 VIEW = dict(yaw=20.0, roll=-10.0)
 
 
 def drawn(network: str, name: str, like: torch.Tensor) -> torch.Tensor:
-    "Random content for a tensor of the reference; poses and expressions lively, and keypoints not far from the picture."
+    """Random content for a tensor of the reference; poses and expressions lively, and keypoints not far from the
+    picture."""
     strength = 0.03 if name.startswith(("fc_t", "fc_exp")) else 3 if name.startswith("fc_") else STRONG.get(name, 1)
     return draw(network, name, like) * (strength if name.endswith(("weight", "bias")) else 1)
 
 
 def spectral(state: dict) -> dict:
-    "A generator's state with the blocks of its newer decoder as spectral normalisation keeps them. The norm is made to be exactly 4, so that rounding has no part in comparisons."
+    """A generator's state with the blocks of its newer decoder as spectral normalisation keeps them. The norm is
+    made to be exactly 4, so that rounding has no part in comparisons."""
     for name in [k for k in state if re.search(r"^decoder\..*\.conv_[01s]\.weight$", k)]:
         weight = state.pop(name)
         flat, u, v = weight.flatten(1), torch.zeros(len(weight)), torch.zeros(weight[0].numel())
@@ -50,51 +53,92 @@ def made(settings: dict, folder: Path, spade: bool = False) -> dict:
     "A checkpoint in the reference's layout with drawn weights, made by reading the table of names backwards."
     (folder / "made.yaml").write_text(yaml.safe_dump(settings))
     places = create_model("fv2v", read_config("fv2v", folder / "made.yaml") | {"spade": spade}).state_dict()
-    names = lambda table: {there + k.removeprefix(here): v for there, here in table.items() for k, v in places.items() if k.startswith(here)}
-    networks = {network: {k: drawn(network, k, v) for k, v in names(table).items()} for network, table in officials()["fv2v"].names.items()}
+    names = lambda table: {
+        there + k.removeprefix(here): v
+        for there, here in table.items()
+        for k, v in places.items() if k.startswith(here)
+    }
+    networks = {
+        network: {
+            k: drawn(network, k, v)
+            for k, v in names(table).items()
+        }
+        for network, table in officials()["fv2v"].names.items()
+    }
     return networks | {"generator": spectral(networks["generator"]), "epoch": 99}
 
 
 @torch.no_grad()
 def ours(model, source, start, driving) -> dict[str, torch.Tensor]:
-    "All that is compared: what the detector and the pose network give, and frames of the two modes of transfer and of a free view."
+    """All that is compared: what the detector and the pose network give, and frames of the two modes of transfer and
+    of a free view."""
     prepared, motion, first = model.encode(source[:, None]), model.motion(driving), model.motion(start)
     angles, translation, expression = model.estimator(driving)
-    found = {"canonical": prepared.canonical[:, 0], "angles": angles, "translation": translation, "expression": expression}
-    moves = {mode: model.transfer(prepared, motion, first, mode) for mode in model.modes} | {"free view": model.turn(motion, **VIEW)}
+    found = {
+        "canonical": prepared.canonical[:, 0],
+        "angles": angles,
+        "translation": translation,
+        "expression": expression
+    }
+    moves = {
+        mode: model.transfer(prepared, motion, first, mode)
+        for mode in model.modes
+    } | {
+        "free view": model.turn(motion, **VIEW)
+    }
     for name, move in moves.items():
         points = model.source_points(prepared, 1), model.driving_points(prepared, move)
         flow, share, occlusion = model.dense(prepared.compressed[:, 0], *points)
-        found |= {f"{name} keypoints": points[1], f"{name} flow": flow, f"{name} contributions": share, f"{name} occlusion": occlusion, f"{name} frame": model.render(prepared, move).frame}
+        found |= {
+            f"{name} keypoints": points[1],
+            f"{name} flow": flow,
+            f"{name} contributions": share,
+            f"{name} occlusion": occlusion,
+            f"{name} frame": model.render(prepared, move).frame
+        }
     return found
 
 
 class Reference:
     "The reference's networks, built from a configuration. Its newer decoder has fixed widths; `narrow` divides them."
     def __init__(self, folder: Path, settings: dict, spade: bool = False, narrow: int = 1):
-        self.folder, params, generator = folder, settings["model_params"], "OcclusionAwareSPADEGenerator" if spade else "OcclusionAwareGenerator"
+        self.folder, params, generator = folder, settings[
+            "model_params"], "OcclusionAwareSPADEGenerator" if spade else "OcclusionAwareGenerator"
         common = params["common_params"]
-        self.networks = {"kp_detector": self.of("keypoint_detector").KPDetector(**params["kp_detector_params"], **common),
-                         "he_estimator": self.of("keypoint_detector").HEEstimator(**params["he_estimator_params"], **common),
-                         "generator": getattr(self.of("generator", narrow), generator)(**params["generator_params"], **common)}
+        self.networks = {
+            "kp_detector": self.of("keypoint_detector").KPDetector(**params["kp_detector_params"], **common),
+            "he_estimator": self.of("keypoint_detector").HEEstimator(**params["he_estimator_params"], **common),
+            "generator": getattr(self.of("generator", narrow), generator)(**params["generator_params"], **common)
+        }
 
     def of(self, module: str, narrow: int = 1):
-        "A module of theirs. Their package is called `modules`, like others, so it is forgotten at once; a fake stands for the one with compiled needs."
+        """A module of theirs. Their package is called `modules`, like others, so it is forgotten at once; a fake
+        stands for the one with compiled needs."""
         fake, before = types.ModuleType("sync_batchnorm"), dict(sys.modules)
         fake.SynchronizedBatchNorm2d, fake.SynchronizedBatchNorm3d = nn.BatchNorm2d, nn.BatchNorm3d
         sys.path.insert(0, str(self.folder)); sys.modules["sync_batchnorm"] = fake
         try:
             made = importlib.import_module(f"modules.{module}")
-            text = re.sub(r"\b(ic|oc|label_nc) = (\d+)", lambda m: f"{m[1]} = {int(m[2]) // narrow}", Path(made.__file__).read_text())
+            text = re.sub(r"\b(ic|oc|label_nc) = (\d+)", lambda m: f"{m[1]} = {int(m[2]) // narrow}",
+                          Path(made.__file__).read_text())
             exec(compile(text, made.__file__, "exec"), vars(made))
             return made
         finally:
             sys.path.remove(str(self.folder))
-            for name in [n for n in sys.modules if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")]: del sys.modules[name]
+            for name in [
+                    n for n in sys.modules
+                    if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")
+            ]:
+                del sys.modules[name]
 
     def script(self, name: str, dtype: torch.dtype) -> dict:
-        "The functions of one of their scripts, without running it. They make tensors of one precision on a GPU; here they are of the networks' and stay."
-        torch_here = types.SimpleNamespace(**{k: getattr(torch, k) for k in ("cat", "sum", "cos", "sin", "zeros_like", "ones_like", "einsum", "matmul", "inverse")})
+        """The functions of one of their scripts, without running it. They make tensors of one precision on a GPU;
+        here they are of the networks' and stay."""
+        torch_here = types.SimpleNamespace(
+            **{
+                k: getattr(torch, k)
+                for k in ("cat", "sum", "cos", "sin", "zeros_like", "ones_like", "einsum", "matmul", "inverse")
+            })
         torch_here.FloatTensor = lambda values: torch.tensor(values, dtype=dtype)
         torch_here.tensor = lambda values: types.SimpleNamespace(cuda=lambda: torch.tensor(values, dtype=dtype))
         tree, space = ast.parse((self.folder / name).read_text()), {"np": np, "torch": torch_here, "F": F}
@@ -103,7 +147,11 @@ class Reference:
 
     def fill(self, checkpoint: dict):
         "Loads all but the blur before downsampling, which is fixed."
-        for network, net in self.networks.items(): net.load_state_dict({k: v if k == "down.weight" else checkpoint[network][k] for k, v in net.state_dict().items()})
+        for network, net in self.networks.items():
+            net.load_state_dict({
+                k: v if k == "down.weight" else checkpoint[network][k]
+                for k, v in net.state_dict().items()
+            })
         for net in self.networks.values(): net.eval()
         return self
 
@@ -121,12 +169,28 @@ class Reference:
         place = lambda x, **view: demo["keypoint_transformation"](canonical, pose(x), False, **view)
         canonical, code = detect(source), pose(driving)
         degrees = [demo["headpose_pred_to_degree"](code[angle]) for angle in ("yaw", "pitch", "roll")]
-        found = {"canonical": canonical["value"], "angles": torch.stack(degrees, 1), "translation": code["t"], "expression": code["exp"].unflatten(1, (-1, 3))}
-        relative = self.script("animate.py", source.dtype)["normalize_kp"](place(source), place(driving), place(start), use_relative_movement=True)
-        moves = {"absolute": place(driving), "relative": relative, "free view": place(driving, free_view=True, pitch=None, **VIEW)}
+        found = {
+            "canonical": canonical["value"],
+            "angles": torch.stack(degrees, 1),
+            "translation": code["t"],
+            "expression": code["exp"].unflatten(1, (-1, 3))
+        }
+        relative = self.script("animate.py", source.dtype)["normalize_kp"](place(source), place(driving), place(start),
+                                                                           use_relative_movement=True)
+        moves = {
+            "absolute": place(driving),
+            "relative": relative,
+            "free view": place(driving, free_view=True, pitch=None, **VIEW)
+        }
         for name, move in moves.items():
             frame, motion = generate(source, kp_driving=move, kp_source=place(source))["prediction"], motions.pop()
-            found |= {f"{name} keypoints": move["value"], f"{name} flow": motion["deformation"], f"{name} contributions": motion["mask"], f"{name} occlusion": motion["occlusion_map"], f"{name} frame": frame}
+            found |= {
+                f"{name} keypoints": move["value"],
+                f"{name} flow": motion["deformation"],
+                f"{name} contributions": motion["mask"],
+                f"{name} occlusion": motion["occlusion_map"],
+                f"{name} frame": frame
+            }
         hook.remove()
         return found
 
@@ -138,11 +202,13 @@ def folder() -> Path:
 
 def marked(found: dict[str, torch.Tensor]) -> dict[str, list]:
     "Five numbers of each result and, for all of its numbers and their order, a hash of them rounded."
-    digest = lambda x: hashlib.sha256((x.double() * 1e5).round().to(torch.int64).contiguous().numpy().tobytes()).hexdigest()[:12]
+    digest = lambda x: hashlib.sha256(
+        (x.double() * 1e5).round().to(torch.int64).contiguous().numpy().tobytes()).hexdigest()[:12]
     return {k: [*numbers, digest(found[k])] for k, numbers in look_at(found).items()}
 
 
-# Computed by the reference in float64 from the configuration and the drawn weights above (see `python tests/test_fv2v.py`).
+# Computed by the reference in float64 from the configuration and the drawn weights above (see `python
+# tests/test_fv2v.py`).
 GOLDEN = {
     "plain": {
         "canonical": [0.2750423692, 0.5088191253, -0.2367686585, 0.1250216983, 0.7612769486, "69706041d2e2"],
@@ -190,10 +256,12 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module", params=["plain", "spade"])
-def checkpoint(request, tmp_path_factory): return request.param, made(SMALL, tmp_path_factory.mktemp("fv2v"), request.param == "spade")
+def checkpoint(request, tmp_path_factory):
+    return request.param, made(SMALL, tmp_path_factory.mktemp("fv2v"), request.param == "spade")
 
 
-def reference(decoder: str, checkpoint: dict) -> Reference: return Reference(folder(), SMALL, decoder == "spade", narrow=8).fill(checkpoint)
+def reference(decoder: str, checkpoint: dict) -> Reference:
+    return Reference(folder(), SMALL, decoder == "spade", narrow=8).fill(checkpoint)
 
 
 def test_golden_numbers(checkpoint, tmp_path):
@@ -208,10 +276,13 @@ def test_golden_numbers(checkpoint, tmp_path):
 
 def test_equals_the_reference(checkpoint, tmp_path):
     decoder, networks = checkpoint
-    their, model, images = reference(decoder, networks), converted("fv2v", networks, SMALL, tmp_path), pictures(3, 64).split(1)
+    their, model, images = reference(decoder, networks), converted("fv2v", networks, SMALL,
+                                                                   tmp_path), pictures(3, 64).split(1)
     expected = their.to(torch.float64).run(*images)
     equal_in_double(expected, ours(model.double(), *images))
-    for name, (*numbers, digest) in marked(expected).items(): assert GOLDEN[decoder][name][:-1] == pytest.approx(numbers, abs=1e-9) and GOLDEN[decoder][name][-1] == digest, name
+    for name, (*numbers, digest) in marked(expected).items():
+        assert GOLDEN[decoder][name][:-1] == pytest.approx(numbers,
+                                                           abs=1e-9) and GOLDEN[decoder][name][-1] == digest, name
     images = [x.float() for x in images]
     equal_in_levels(their.to(torch.float32).run(*images), ours(model.float(), *images))
 
@@ -223,9 +294,19 @@ def test_published_configurations_have_the_same_tensors(name, spade, tmp_path):
     path, official = folder() / "config" / f"{name}.yaml", officials()["fv2v"]
     with torch.device("meta"):
         their = Reference(folder(), yaml.safe_load(path.read_text()), spade)
-        networks = {n: {k: v for k, v in net.state_dict().items() if k != "down.weight"} for n, net in their.networks.items()}
+        networks = {
+            n: {
+                k: v
+                for k, v in net.state_dict().items() if k != "down.weight"
+            }
+            for n, net in their.networks.items()
+        }
         our = method_class("fv2v")(method_class("fv2v").Config(**read_config("fv2v", path) | official.tells(networks)))
-        shapes = {translate(official.names[n], k): v.shape for n, state in official.arrange(networks).items() for k, v in state.items()}
+        shapes = {
+            translate(official.names[n], k): v.shape
+            for n, state in official.arrange(networks).items()
+            for k, v in state.items()
+        }
     assert shapes == {k: v.shape for k, v in our.state_dict().items()} and our.config.spade == spade
 
 
@@ -254,8 +335,10 @@ if __name__ == "__main__":
     import tempfile
     print("GOLDEN = {")
     for decoder in ("plain", "spade"):
-        with tempfile.TemporaryDirectory() as place: their = reference(decoder, made(SMALL, Path(place), decoder == "spade")).to(torch.float64)
+        with tempfile.TemporaryDirectory() as place:
+            their = reference(decoder, made(SMALL, Path(place), decoder == "spade")).to(torch.float64)
         print(f'    "{decoder}": {{')
-        for name, numbers in marked(their.run(*pictures(3, 64).split(1))).items(): print(f"        {name!r}: {numbers},".replace("'", '"'))
+        for name, numbers in marked(their.run(*pictures(3, 64).split(1))).items():
+            print(f"        {name!r}: {numbers},".replace("'", '"'))
         print("    },")
     print("}")

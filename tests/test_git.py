@@ -33,7 +33,8 @@ def test_what_saving_adds_is_taken_away(path):
 @pytest.fixture
 def clone(tmp_path):
     "A repository with three notebooks, set up as `make setup` does, and git in it."
-    git = lambda *words: subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    git = lambda *words: subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True, text=True
+                                        ).stdout
     names = ["index.ipynb", "apps/animate.ipynb", "ablations/91_iw_sources.ipynb"]
     for name in (".gitattributes", ".gitconfig", ".ci/clean", *(f"nbs/{n}" for n in names)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,8 @@ def test_jupyterlab_saves_what_is_stored(clone):
     from jupyter_server.services.contents.largefilemanager import LargeFileManager
     from traitlets.config import PyFileConfigLoader
     root, git, names = clone
-    manager = LargeFileManager(root_dir=str(root / "nbs"), config=PyFileConfigLoader(str(ROOT / ".ci" / "jupyter_server_config.py")).load_config())
+    manager = LargeFileManager(root_dir=str(root / "nbs"),
+                               config=PyFileConfigLoader(str(ROOT / ".ci" / "jupyter_server_config.py")).load_config())
     for name in names:
         content = as_saved((root / "nbs" / name).read_text(encoding="utf8"))
         manager.save(dict(type="notebook", format="json", content=content), name)

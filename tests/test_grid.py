@@ -42,7 +42,8 @@ Path(out, "scores.csv").write_text(f"metric,value\\npsnr,{int(value[:6], 16) / 1
 
 def write_notebook(path: Path, work: str) -> Path:
     "A notebook that does `work`; it fails for steps = 0."
-    cell = lambda source, **metadata: dict(cell_type="code", id=f"c{len(source)}", execution_count=None, metadata=metadata, outputs=[], source=source)
+    cell = lambda source, **metadata: dict(cell_type="code", id=f"c{len(source)}", execution_count=None, metadata=
+                                           metadata, outputs=[], source=source)
     cells = [cell("steps = 2\nseeds = [0]\nout = ''\npause = 0.0", tags=["parameters"]), cell("1 // steps"), cell(work)]
     kernel = dict(name="python3", display_name="python3", language="python")
     path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
@@ -63,7 +64,8 @@ def test_a_wrong_grid_is_refused(notebook, grid, fixed, words, tmp_path):
 
 
 def test_an_unknown_engine_is_refused(notebook, tmp_path):
-    with pytest.raises(UserError, match="write ray"): run_grid(notebook, tmp_path / "out", ["steps=1"], {}, Where(on="slurm"))
+    with pytest.raises(UserError, match="write ray"):
+        run_grid(notebook, tmp_path / "out", ["steps=1"], {}, Where(on="slurm"))
 
 
 def test_lists_are_values(notebook):
@@ -122,21 +124,28 @@ def project(tmp_path) -> Path:
     return tmp_path / "project"
 
 
-def animrepro(project, *args): return subprocess.run([BIN / "animrepro", *args], cwd=project, capture_output=True, text=True, timeout=300)
+def animrepro(project, *args):
+    return subprocess.run([BIN / "animrepro", *args], cwd=project, capture_output=True, text=True, timeout=300)
 
 
 def test_any_worker_may_die(project, tmp_path):
-    "One of three workers is killed at its work. What is missing is made by the merge, and the store is that of one machine."
-    worker = subprocess.Popen([BIN / "animrepro", "data", "prepare", "tiny", "--shard", "2/3"], cwd=project, stderr=subprocess.DEVNULL)
+    """One of three workers is killed at its work. What is missing is made by the merge, and the store is that of one
+    machine."""
+    worker = subprocess.Popen([BIN / "animrepro", "data", "prepare", "tiny", "--shard", "2/3"], cwd=project,
+                              stderr=subprocess.DEVNULL)
     wait_for(lambda: list(project.glob("data/.*.part.zip")) or worker.poll() is not None, "a store under way")
     worker.kill()
-    assert worker.wait() == -9 and not list(project.glob("data/[!.]*.zip")), "killed at work, it leaves no half store under a name"
+    assert worker.wait() == -9 and not list(
+        project.glob("data/[!.]*.zip")), "killed at work, it leaves no half store under a name"
     assert animrepro(project, "data", "prepare", "tiny", "--shard", "1/3").returncode == 0
     merged = animrepro(project, "data", "prepare", "tiny", "--merge", "3")
     assert merged.returncode == 0 and "1/2  tiny" in merged.stderr, merged.stderr
     prepare("tiny", dataset_entry("tiny", yaml.safe_load(DATA)["datasets"]), tmp_path / "tiny.zip")
-    assert sorted(p.name for p in (project / "data").iterdir()) == ["tiny.json", "tiny.zip"], "neither parts nor what the dead one left"
-    assert all((project / "data" / name).read_bytes() == (tmp_path / name).read_bytes() for name in ("tiny.zip", "tiny.json"))
+    assert sorted(p.name
+                  for p in (project / "data").iterdir()) == ["tiny.json",
+                                                             "tiny.zip"], "neither parts nor what the dead one left"
+    assert all(
+        (project / "data" / name).read_bytes() == (tmp_path / name).read_bytes() for name in ("tiny.zip", "tiny.json"))
 
 
 @pytest.mark.parametrize("args, words", [(["tiny", "--shard", "4/3"], "such as 3/16"), (["tiny", "--shard", "0/3"], "such as 3/16"), (["tiny", "--shard", "1/2", "--merge", "2"], "leave one out"),
@@ -150,13 +159,19 @@ def test_a_wrong_shard_is_refused(project, args, words, monkeypatch, capsys):
 
 def test_a_colleague_pulls_what_was_made(project, tmp_path):
     "A stage of data is pushed to a remote; a clone pulls it and has nothing to do."
-    def call(folder, command, *args): return subprocess.run([BIN / command if command == "dvc" else command, *args], cwd=folder, capture_output=True, text=True, check=True, timeout=300).stdout
+    def call(folder, command, *args):
+        return subprocess.run([BIN / command if command == "dvc" else command, *args], cwd=folder, capture_output=True,
+                              text=True, check=True, timeout=300).stdout
     stage = dict(cmd="animrepro data prepare tiny", params=["datasets.tiny"], outs=["data/tiny.zip", "data/tiny.json"])
     (project / "dvc.yaml").write_text(yaml.safe_dump(dict(stages=dict(data=stage))))
     (project / ".gitignore").write_text("/data/\n")
     call(project, "git", "init", "--quiet")
-    for args in (["init", "--quiet"], ["remote", "add", "--default", "lab", str(tmp_path / "lab")], ["repro", "--quiet"], ["push", "--quiet"]): call(project, "dvc", *args)
-    for args in (["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", "made"], ["clone", "--quiet", ".", str(tmp_path / "clone")]): call(project, "git", *args)
+    for args in (["init", "--quiet"], ["remote", "add", "--default", "lab",
+                                       str(tmp_path / "lab")], ["repro", "--quiet"], ["push", "--quiet"]):
+        call(project, "dvc", *args)
+    for args in (["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m",
+                                "made"], ["clone", "--quiet", ".", str(tmp_path / "clone")]):
+        call(project, "git", *args)
     assert not (tmp_path / "clone/data").exists()
     call(tmp_path / "clone", "dvc", "pull", "--quiet")
     assert (tmp_path / "clone/data/tiny.zip").read_bytes() == (project / "data/tiny.zip").read_bytes()
@@ -171,21 +186,28 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-# Ray gives workers niceness 15, with which they starve beside other work. A token keeps strangers out of the cluster; of the user's own we know nothing.
+# Ray gives workers niceness 15, with which they starve beside other work. A token keeps strangers out of the cluster;
+# of the user's own we know nothing.
 RAY = os.environ | {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
 
 
 class Node:
     "A Ray node as `ray start` makes it."
     def __init__(self, *args: str):
-        command = [str(BIN / "ray"), "start", *args, "--num-cpus=1", "--object-store-memory=80000000", "--include-log-monitor=false", "--disable-usage-stats", "--block"]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=RAY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            str(BIN / "ray"), "start", *args, "--num-cpus=1", "--object-store-memory=80000000",
+            "--include-log-monitor=false", "--disable-usage-stats", "--block"
+        ]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=RAY, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
 
     def running(self) -> bool: return self.process.poll() is None
 
     def sound(self) -> bool:
         "Whether the raylet, the process that makes it a node, is there."
-        try: return any(p.name() == "raylet" and p.status() != psutil.STATUS_ZOMBIE for p in psutil.Process(self.process.pid).children())
+        try:
+            return any(p.name() == "raylet" and p.status() != psutil.STATUS_ZOMBIE
+                       for p in psutil.Process(self.process.pid).children())
         except psutil.NoSuchProcess: return False
 
     def kill(self):
@@ -209,7 +231,8 @@ class Cluster:
     def __init__(self, folder: str):
         port = free_port()
         self.folder, self.address, self.second = Path(folder), f"127.0.0.1:{port}", None
-        self.head = self.start("--head", f"--port={port}", "--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}")
+        self.head = self.start("--head", f"--port={port}", "--include-dashboard=false", "--no-monitor",
+                               f"--temp-dir={folder}")
 
     def start(self, *args: str) -> Node:
         "A node whose two agents are not up within 15 s ends; on a busy machine it takes more than one try."
@@ -223,7 +246,9 @@ class Cluster:
 
     def agents(self) -> int:
         "Agents that have written down their port."
-        return sum(len(list(self.folder.glob(f"session_2*/{agent}_port*"))) for agent in ("runtime_env_agent", "dashboard_agent_listen"))
+        return sum(
+            len(list(self.folder.glob(f"session_2*/{agent}_port*")))
+            for agent in ("runtime_env_agent", "dashboard_agent_listen"))
 
     def complete(self):
         if self.second is None or not self.second.sound(): self.second = self.start(f"--address={self.address}")
@@ -233,7 +258,8 @@ class Cluster:
 @pytest.fixture(scope="module")
 def machines():
     if not importlib.util.find_spec("ray"): pytest.skip("Ray is not installed; pip install animrepro[cluster]")
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # a short name: sockets lie in it
+    # a short name: sockets lie in it
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(folder)
         yield cluster
         for node in (cluster.second, cluster.head): node and node.kill()
@@ -255,8 +281,11 @@ stages:
 
 @pytest.mark.cluster
 def test_stages_on_a_cluster_leave_a_true_lock(cluster, tmp_path):
-    "A matrix of stages goes over two nodes. DVC then finds nothing to do, and the lock is the one that a machine alone writes."
-    def call(folder, command, *args): return subprocess.run([BIN / command, *args], cwd=folder, env=RAY, capture_output=True, text=True, check=True, timeout=300).stdout
+    """A matrix of stages goes over two nodes. DVC then finds nothing to do, and the lock is the one that a machine
+    alone writes."""
+    def call(folder, command, *args):
+        return subprocess.run([BIN / command, *args], cwd=folder, env=RAY, capture_output=True, text=True, check=True,
+                              timeout=300).stdout
     for name in ("cluster", "alone"):
         (tmp_path / name).mkdir()
         subprocess.run(["git", "init", "--quiet"], cwd=tmp_path / name, check=True)
@@ -275,9 +304,15 @@ def test_stages_on_a_cluster_leave_a_true_lock(cluster, tmp_path):
 @pytest.mark.cluster
 @pytest.mark.parametrize("work, begins, pause", [(COUNTING, "state.json", 0.5), (TRAINING, "full-*", 5.0)], ids=["counting", "training"])
 def test_a_grid_survives_the_death_of_a_node(work, begins, pause, cluster, tmp_path):
-    "Six runs on two nodes; when both nodes are at work one is killed. The scores are those of one machine, number for number."
+    """Six runs on two nodes; when both nodes are at work one is killed. The scores are those of one machine, number
+    for number."""
     notebook, grid = write_notebook(tmp_path / "small.ipynb", work), ["steps=1,2", "seeds=0,1,2"]
-    command = [str(BIN / "animrepro"), "sweep", str(notebook), "--out", str(tmp_path / "ray"), "-p", "pause", str(pause)]
+    command = [
+        str(BIN / "animrepro"), "sweep",
+        str(notebook), "--out",
+        str(tmp_path / "ray"), "-p", "pause",
+        str(pause)
+    ]
     command += ["--on", f"ray://{cluster.address}"] + [word for axis in grid for word in ("--grid", axis)]
     run = subprocess.Popen(command, cwd=ROOT, env=RAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -294,7 +329,8 @@ def test_a_grid_survives_the_death_of_a_node(work, begins, pause, cluster, tmp_p
     if work == COUNTING:
         began = [[int(step) for step in path.read_text().split()] for path in (tmp_path / "ray").glob("*/began.txt")]
         again = [steps for steps in began if len(steps) > 1]
-        assert len(began) == 6 and len(again) == 1 and 0 == again[0][0] < again[0][1], f"one run was killed, and went on where it was: {began}"
+        assert len(began) == 6 and len(
+            again) == 1 and 0 == again[0][0] < again[0][1], f"one run was killed, and went on where it was: {began}"
     local = run_grid(notebook, tmp_path / "local", grid, {}, Where(jobs=1))
     assert len(local) and local.point.nunique() == 6
     assert (tmp_path / "ray" / "scores.csv").read_bytes() == (tmp_path / "local" / "scores.csv").read_bytes()

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from animrepro.core import UserError, to_float, torch_generator
 from animrepro.metrics.correspondence import end_point_error, reduce_flow
 from animrepro.data.puppets import correspondence, render, sample_identity, sample_motion
-from animrepro.metrics.landmarks import (
-    Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks, landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
+from animrepro.metrics.landmarks import (Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks,
+    landmark_scores, load_landmarks, mkr, save_landmarks, to_pixels, train_landmarks)
 from animrepro.metrics.perceptual import BACKBONES, Lpips, load_lpips
 from animrepro.metrics.protocol import IW, LIA, PROTOCOLS, TPSMM, Measure, Panel, calibrate, load_panel
 from animrepro.data.store import FrameStore, StoreWriter
@@ -58,7 +58,8 @@ def test_jitter_is_the_error_of_the_change_between_neighbours():
     true, pred = picture(4), picture(4, seed=1)
     plain = 255 * ((pred[1:] - pred[:-1]) - (true[1:] - true[:-1])).abs().mean((1, 2, 3))
     values = jitter(pred, true, [3, 4, 6, 7])
-    assert values.isnan().tolist() == [True, False, True, False] and torch.allclose(values[[1, 3]], plain[[0, 2]], atol=1e-4)
+    assert values.isnan().tolist() == [True, False, True, False] and torch.allclose(values[[1, 3]], plain[[0, 2]],
+                                                                                    atol=1e-4)
     assert jitter(pred[:1], true[:1], [0]).isnan().all()
     assert torch.allclose(jitter(true + 0.1, true, range(4))[1:], torch.tensor(0.0), atol=1e-4)
     with pytest.raises(UserError, match="do not fit"): jitter(pred, true[:3], range(4))
@@ -66,7 +67,10 @@ def test_jitter_is_the_error_of_the_change_between_neighbours():
 
 def test_jitter_does_not_depend_on_the_batch_and_leaves_gaps_out():
     frames = to_float(render(sample_identity(1), sample_motion(1, 12), 32).frames)
-    tables = [reconstruct_clip(create_model("copy"), frames, EvaluateConfig(batch=n), Instruments(), None, torch.device("cpu")) for n in (1, 3, 16)]
+    tables = [
+        reconstruct_clip(create_model("copy"), frames, EvaluateConfig(batch=n), Instruments(), None,
+                         torch.device("cpu")) for n in (1, 3, 16)
+    ]
     assert all(t.equals(tables[0]) for t in tables)
     one = tables[0].query("sources == 1").set_index("frame")["jitter"]
     assert one.index.tolist() == [1, 2, 3, 5, 7, 9, 10, 11] and one.dropna().index.tolist() == [2, 3, 10, 11]
@@ -81,10 +85,13 @@ def test_shapes_must_be_equal():
 
 def test_distortions():
     image = picture(1)
-    assert torch.allclose(blurred(torch.full((1, 3, 16, 16), 0.3), 2), torch.tensor(0.3))  # a flat picture stays flat up to its border
+    # a flat picture stays flat up to its border
+    assert torch.allclose(blurred(torch.full((1, 3, 16, 16), 0.3), 2), torch.tensor(0.3))
     assert blurred(image, 40).shape == image.shape
-    assert torch.equal(shifted(image, 3)[..., 3:], image[..., :-3]) and torch.equal(shifted(image, -3)[..., :-3], image[..., 3:])
-    assert torch.equal(noised(image, 0.1, 5), noised(image, 0.1, 5)) and not torch.equal(noised(image, 0.1, 5), noised(image, 0.1, 6))
+    assert torch.equal(shifted(image, 3)[..., 3:], image[..., :-3]) and torch.equal(
+        shifted(image, -3)[..., :-3], image[..., 3:])
+    assert torch.equal(noised(image, 0.1, 5), noised(
+        image, 0.1, 5)) and not torch.equal(noised(image, 0.1, 5), noised(image, 0.1, 6))
 
 
 # perceptual
@@ -117,9 +124,11 @@ def test_a_wrong_file_is_an_error(no_weights, name):
 
 
 def test_module_imports_without_lpips_and_torchvision():
-    code = ("import sys; sys.modules['lpips'] = sys.modules['torchvision'] = None\n"
-            "import animrepro.metrics.perceptual, animrepro.metrics.pixel, animrepro.metrics.correspondence, animrepro.stats\n"
-            "assert not {'pandas', 'matplotlib', 'seaborn', 'scipy'} & set(sys.modules)")
+    code = (
+        "import sys; sys.modules['lpips'] = sys.modules['torchvision'] = None\nimport animrepro.metrics.perceptual,"
+        " animrepro.metrics.pixel, animrepro.metrics.correspondence, animrepro.stats\nassert not {'pandas',"
+        " 'matplotlib', 'seaborn', 'scipy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -164,13 +173,17 @@ class Toy:
 def rows(*lengths):
     "Rows of clips of these lengths, with a value in each column that depends on clip and frame."
     columns = {m.column for p in PROTOCOLS.values() for m in p.measures}
-    return pd.concat([pd.DataFrame(dict(clip=f"clip{i}", sources=1, frame=range(n), **dict.fromkeys(columns, 10.0 * i + np.arange(n)))) for i, n in enumerate(lengths)])
+    return pd.concat([
+        pd.DataFrame(dict(clip=f"clip{i}", sources=1, frame=range(n),
+                          **dict.fromkeys(columns, 10.0 * i + np.arange(n)))) for i, n in enumerate(lengths)
+    ])
 
 
 def test_frame_and_video_weighted_means_differ_on_clips_of_unequal_length():
     table = rows(4, 20)
     frame, clip = (p.value(table, p.measures[0]) for p in (TPSMM, LIA))
-    assert frame.value == pytest.approx(table.l1_float.mean() / 255) and clip.value == pytest.approx(table.groupby("clip").l1_float.mean().mean() / 255)
+    assert frame.value == pytest.approx(table.l1_float.mean() / 255) and clip.value == pytest.approx(
+        table.groupby("clip").l1_float.mean().mean() / 255)
     assert abs(frame.value - clip.value) * 255 > 2
     same = rows(7, 7)
     assert TPSMM.value(same, TPSMM.measures[0]).value == pytest.approx(LIA.value(same, LIA.measures[0]).value)
@@ -182,9 +195,12 @@ def test_l1_is_counted_in_the_units_of_the_paper():
     assert iw == pytest.approx(255 * tpsmm)
 
 
-@pytest.mark.parametrize("measure, expected", [
-    (Measure("akd", "toy", "float"), (3.7**2 + 4.7**2) ** 0.5), (Measure("akd", "toy"), 41**0.5), (Measure("akd", "toy", "truncated"), 5),
-    (Measure("akd", "toy", "truncated", "per_coordinate"), 3.5), (Measure("l1"), 3), (Measure("l1", shown="float"), 2.8), (Measure("l1", shown="truncated"), 7 / 3)])
+@pytest.mark.parametrize("measure, expected", [(Measure("akd", "toy", "float"), (3.7**2 + 4.7**2)**0.5),
+                                               (Measure("akd", "toy"), 41**0.5),
+                                               (Measure("akd", "toy", "truncated"), 5),
+                                               (Measure("akd", "toy", "truncated", "per_coordinate"), 3.5),
+                                               (Measure("l1"), 3), (Measure("l1", shown="float"), 2.8),
+                                               (Measure("l1", shown="truncated"), 7 / 3)])
 def test_what_an_instrument_is_shown_and_how_it_counts(measure, expected):
     target = torch.full((2, 3, 8, 8), 100.25 / 255)
     target = (target * 255).floor() / 255
@@ -197,12 +213,16 @@ def test_thresholds_and_squares():
     class Faint(Toy):
         def detect(self, images):
             found = super().detect(images)
-            return Detection(found.points, torch.where(images.mean() > 0.5, found.confidence, torch.tensor([0.9, 0.05])))
+            return Detection(found.points, torch.where(images.mean() > 0.5, found.confidence, torch.tensor([0.9,
+                                                                                                            0.05])))
     dark, bright = torch.full((1, 3, 4, 4), 0.4), torch.full((1, 3, 4, 4), 0.6)
     lost = Panel(tuple(Measure("mkr", "toy", threshold=t) for t in (0.1, 0.5)), {"toy": Faint()}).score(dark, bright)
     assert lost["mkr_toy_0.1"] == [0.5] and lost["mkr_toy"] == [0]  # the faint joint counts at 0.1 only
-    aed = Panel((Measure("aed", "mean", distance="squared"), Measure("aed", "mean")), {"mean": lambda x: x.mean((2, 3))}).score(dark, bright)
-    assert aed["aed_mean_squared"] == pytest.approx(3 * 0.2**2, rel=1e-2) and aed["aed_mean"] == pytest.approx((3 * 0.2**2) ** 0.5, rel=1e-2)
+    aed = Panel((Measure("aed", "mean", distance="squared"), Measure("aed", "mean")), {
+        "mean": lambda x: x.mean((2, 3))
+    }).score(dark, bright)
+    assert aed["aed_mean_squared"] == pytest.approx(3 * 0.2**2, rel=1e-2) and aed["aed_mean"] == pytest.approx(
+        (3 * 0.2**2)**0.5, rel=1e-2)
 
 
 def test_each_network_looks_once_at_what_it_is_shown():
@@ -211,26 +231,32 @@ def test_each_network_looks_once_at_what_it_is_shown():
         def detect(self, images):
             looks.append(len(images))
             return super().detect(images)
-    Panel(tuple(Measure(m, "toy", threshold=t) for m in ("akd", "mkr") for t in (0.1, 0.5)), {"toy": Counting()}).score(picture(2), picture(2, seed=1))
+    Panel(tuple(Measure(m, "toy", threshold=t) for m in ("akd", "mkr") for t in (0.1, 0.5)), {
+        "toy": Counting()
+    }).score(picture(2), picture(2, seed=1))
     assert looks == [2, 2]
 
 
 def test_papers_measure_as_their_code_does():
-    "FOMM family and LIA: per coordinate, truncated, squared; IW: MTCNN, two thresholds, levels; nobody has two columns of one name."
+    """FOMM family and LIA: per coordinate, truncated, squared; IW: MTCNN, two thresholds, levels; nobody has two
+    columns of one name."""
     for p in PROTOCOLS.values(): assert len({m.column for m in p.measures}) == len(p.measures)
     for p in (TPSMM, LIA):
         assert p.every_frame and p.max_frames is None and p.sources == (1,)
         assert {(m.distance, m.shown) for m in p.measures if m.metric == "akd"} == {("per_coordinate", "truncated")}
         assert {m.distance for m in p.measures if m.metric == "aed"} == {"squared"}
         assert next(m for m in p.measures if m.metric == "l1") == Measure("l1", shown="float", unit=255)
-    assert {m.threshold for m in IW.measures if m.network == "openpose"} == {0.1, 0.5} and any(m.network == "mtcnn" for m in IW.measures)
+    assert {m.threshold
+            for m in IW.measures if m.network == "openpose"} == {0.1, 0.5} and any(m.network == "mtcnn"
+                                                                                   for m in IW.measures)
     assert {m.network for m in LIA.measures} == {"", "alex", "face68", "rtpose", "openface"}
 
 
 def test_missing_networks_leave_their_columns_out_and_say_so(no_weights):
     panel = load_panel(TPSMM.measures)
     scores = panel.score(picture(2), picture(2, seed=1))
-    assert list(scores) == ["l1_float"] and len(panel.missing) == 4 and all("not available" in line and "\n" not in line for line in panel.missing)
+    assert list(scores) == ["l1_float"] and len(panel.missing) == 4 and all("not available" in line and "\n" not in line
+                                                                            for line in panel.missing)
     table = TPSMM.summarise(pd.DataFrame(dict(clip="a", sources=1, **scores)))
     assert table.metric.tolist() == ["l1_float"] and table.frames.tolist() == [2]
 
@@ -239,7 +265,8 @@ def test_calibration_starts_at_the_floor_and_rises():
     clips = [to_float(clip(seed).frames) for seed in range(3)]
     table = calibrate(clips, Panel((Measure("l1"), Measure("psnr")), {}))
     l1s = table[table.metric == "l1"].set_index(["distortion", "level"]).value
-    assert l1s["none", 0] == 0 and all(l1s[name].is_monotonic_increasing for name in ("blur", "shift", "noise")) and l1s["other", 1] > l1s["blur", 1]
+    assert l1s["none", 0] == 0 and all(l1s[name].is_monotonic_increasing
+                                       for name in ("blur", "shift", "noise")) and l1s["other", 1] > l1s["blur", 1]
     assert (table[table.metric == "psnr"].value <= PSNR_CAP + 1e-3).all() and set(table.frames) == {12}
 
 
@@ -259,7 +286,10 @@ def test_training_is_repeatable_whatever_the_global_generator_did():
     second = train_landmarks(TINY)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
     assert [step for step, _ in losses] == [0, 1, 2] and np.isfinite([loss for _, loss in losses]).all()
-    assert not torch.equal(first.heatmap.weight, LandmarkNet(LandmarkConfig(**{**vars(TINY), "seed": 1})).heatmap.weight)
+    assert not torch.equal(first.heatmap.weight,
+                           LandmarkNet(LandmarkConfig(**{
+                               **vars(TINY), "seed": 1
+                           })).heatmap.weight)
 
 
 def test_training_reaches_every_parameter():
@@ -274,8 +304,10 @@ def test_detection_per_frame_and_size():
     whole = net.detect(frames)
     assert torch.allclose(whole.points[1:2], net.detect(frames[1:2]).points, atol=1e-4)
     double = net.detect(frames.repeat_interleave(2, -1).repeat_interleave(2, -2))
-    assert torch.allclose((double.points + 0.5) / 2, whole.points + 0.5, atol=1e-4)  # the same place in pixels twice as small
-    assert to_pixels(torch.tensor([-1 + 1 / 8, 1 - 1 / 4]), 4, 8).tolist() == [0, 3]  # centres of the first column and the last row
+    # the same place in pixels twice as small
+    assert torch.allclose((double.points + 0.5) / 2, whole.points + 0.5, atol=1e-4)
+    # centres of the first column and the last row
+    assert to_pixels(torch.tensor([-1 + 1 / 8, 1 - 1 / 4]), 4, 8).tolist() == [0, 3]
 
 
 def test_disturbed_stays_in_range_and_is_seeded():
@@ -295,7 +327,11 @@ def test_landmark_file(tmp_path):
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(1)}, foreign)
     with pytest.raises(UserError, match="holds no landmark network"): load_landmarks(foreign)
-    save_file({"x": torch.zeros(1)}, foreign, metadata={"kind": "animrepro-landmarks", "landmarks": "[]", "config": "{}"})
+    save_file({"x": torch.zeros(1)}, foreign, metadata={
+        "kind": "animrepro-landmarks",
+        "landmarks": "[]",
+        "config": "{}"
+    })
     with pytest.raises(UserError, match="other landmarks"): load_landmarks(foreign)
     assert list(tmp_path.glob(".*")) == []
 
@@ -365,7 +401,8 @@ def test_reduced_flow_takes_valid_pixels_and_needs_half():
 
 
 def test_end_point_error_shapes():
-    with pytest.raises(UserError, match="do not fit"): end_point_error(torch.zeros(2, 4, 4, 2), torch.zeros(1, 8, 8, 2), torch.ones(1, 8, 8))
+    with pytest.raises(UserError, match="do not fit"):
+        end_point_error(torch.zeros(2, 4, 4, 2), torch.zeros(1, 8, 8, 2), torch.ones(1, 8, 8))
 
 
 # statistics
@@ -376,7 +413,8 @@ def test_bootstrap_against_a_plain_loop():
     values = draw.normal(size=12)[clips] + draw.normal(size=len(clips))
     for weighting in ("clip", "frame"):
         groups = [values[clips == c] for c in range(12)]
-        mean = (lambda g: np.mean([x.mean() for x in g])) if weighting == "clip" else (lambda g: np.concatenate(g).mean())
+        mean = (lambda g: np.mean([x.mean()
+                                   for x in g])) if weighting == "clip" else (lambda g: np.concatenate(g).mean())
         resampled = [mean([groups[i] for i in draw.integers(0, 12, 12)]) for _ in range(4000)]
         i = bootstrap_mean(values, clips, seed=1, resamples=4000, weighting=weighting)
         assert i.value == pytest.approx(mean(groups)) and (i.clips, i.frames) == (12, len(values))
@@ -415,7 +453,8 @@ def test_paired_difference_drops_rows_missing_on_either_side():
 
 def test_end_point_error_of_true_puppet_flow():
     identity, motion = sample_identity(500_001), sample_motion(500_001, 20)
-    flow, valid = (torch.from_numpy(a) for a in correspondence(identity, motion, np.array([0, 0]), np.array([0, 19]), 64))
+    flow, valid = (torch.from_numpy(a)
+                   for a in correspondence(identity, motion, np.array([0, 0]), np.array([0, 19]), 64))
     exact = end_point_error(flow, flow, valid)
     assert exact.tolist() == [0, 0]
     coarse = end_point_error(reduce_flow(flow, valid, 16, 16)[0], flow, valid)
@@ -426,17 +465,24 @@ def test_end_point_error_of_true_puppet_flow():
 
 def test_protocols_score_every_frame_before_rounding(tmp_path):
     with StoreWriter(tmp_path / "p.zip", 32) as writer:
-        for i, n in enumerate((5, 17)): writer.add(f"clip{i}", "test", render(sample_identity(i), sample_motion(i, n), 32).frames, 25)
+        for i, n in enumerate((5, 17)):
+            writer.add(f"clip{i}", "test", render(sample_identity(i), sample_motion(i, n), 32).frames, 25)
     store, copy = FrameStore(tmp_path / "p.zip"), create_model("copy")
     panel = Panel(tuple(m for m in TPSMM.measures if not m.network), {}, {"toy": Fid(lambda x: x.mean((2, 3)))})
     config = EvaluateConfig(sources=TPSMM.sources, max_frames=TPSMM.max_frames, every_frame=TPSMM.every_frame)
     rows = evaluate(copy, store, config, panel, puppets=False)
-    assert rows.groupby("clip").frame.count().to_dict() == {"clip0": 5, "clip1": 17} and (rows[rows.frame == 0].l1_float == 0).all()
-    by_hand = [[(f - frames[0]).abs().mean().item() for f in frames] for frames in (to_float(store.frames(c, range(store.clips[c].frames))) for c in (0, 1))]
+    assert rows.groupby("clip").frame.count().to_dict() == {
+        "clip0": 5,
+        "clip1": 17
+    } and (rows[rows.frame == 0].l1_float == 0).all()
+    by_hand = [[(f - frames[0]).abs().mean().item() for f in frames]
+               for frames in (to_float(store.frames(c, range(store.clips[c].frames))) for c in (0, 1))]
     tpsmm, lia = (p.summarise(rows, panel.sets) for p in (TPSMM, LIA))
-    assert tpsmm.value[0] == pytest.approx(np.concatenate(by_hand).mean(), rel=1e-4) and lia.value[0] == pytest.approx(np.mean([np.mean(x) for x in by_hand]), rel=1e-4)
+    assert tpsmm.value[0] == pytest.approx(np.concatenate(by_hand).mean(), rel=1e-4) and lia.value[0] == pytest.approx(
+        np.mean([np.mean(x) for x in by_hand]), rel=1e-4)
     assert tpsmm.metric.tolist() == ["l1_float", "toy"] and tpsmm.frames.tolist() == [22, 22]
     clean = evaluate(copy, store, EvaluateConfig(), Instruments(), puppets=False)
     assert 0 not in clean.frame.tolist()
-    scores = summarise(clean, {"fid": panel.sets["toy"]}, dataset="d", scale="s", method="copy", variant="full", seed=0, steps=0, run="r")
+    scores = summarise(clean, {"fid": panel.sets["toy"]}, dataset="d", scale="s", method="copy", variant="full", seed=0,
+                       steps=0, run="r")
     assert scores.query("metric == 'fid'").frames.tolist() == [22]

@@ -15,7 +15,8 @@ from animrepro.models.contract import create_model
 from animrepro.models.mraa import Mraa, MraaParams, as_vectors, from_vectors, half_turn, principal_axes
 from animrepro.models.official import read_config
 from animrepro.warp import resize_flow
-from test_official import changed, convert, converted, draw as draw_like, edited, equal_in_double, equal_in_levels, functions, pictures, refused
+from test_official import (changed, convert, converted, draw as draw_like, edited, equal_in_double, equal_in_levels,
+    functions, pictures, refused)
 
 VARIABLE = "ANIMREPRO_REFERENCE_MRAA"
 SMALL = yaml.safe_load("""
@@ -36,7 +37,8 @@ model_params:
 
 
 def draw(network: str, name: str, like: torch.Tensor) -> torch.Tensor:
-    "Random content for a tensor of the authors'; the background's affine map stays near the identity, regions are spread over the picture."
+    """Random content for a tensor of the authors'; the background's affine map stays near the identity, regions are
+    spread over the picture."""
     values = draw_like(network, name, like)
     if name == "fc.weight": return 0.1 * values
     if name == "fc.bias": return 0.3 * values + torch.tensor([1.0, 0, 0, 0, 1, 0])
@@ -49,20 +51,33 @@ def theirs(settings: dict, folder: Path) -> dict:
     model = create_model("mraa", read_config("mraa", folder / "made.yaml", 64))
     places, networks = model.state_dict() | dict(model.named_buffers()), {}
     for network, names in Mraa.official.names.items():
-        tensors = {there + k.removeprefix(here): v for there, here in names.items() for k, v in places.items() if k.startswith(here)}
-        networks[network] = {k: v.clone() if k.endswith("down.weight") else draw(network, k, v) for k, v in tensors.items()}
+        tensors = {
+            there + k.removeprefix(here): v
+            for there, here in names.items()
+            for k, v in places.items() if k.startswith(here)
+        }
+        networks[network] = {
+            k: v.clone() if k.endswith("down.weight") else draw(network, k, v)
+            for k, v in tensors.items()
+        }
     return networks | {"epoch": 99}
 
 
 @torch.no_grad()
 def ours(model, source, start, driving) -> dict[str, torch.Tensor]:
-    "All that is compared: regions, background, and for reconstruction and each mode of transfer regions and what `render` gives."
+    """All that is compared: regions, background, and for reconstruction and each mode of transfer regions and what
+    `render` gives."""
     prepared, motion, first = model.encode(source[:, None]), model.motion(driving), model.motion(start)
     found = {"background": model.background(source, driving)[:, :2]} if model.background is not None else {}
     for name in ("reconstruction", *model.modes):
         move = motion if name == "reconstruction" else model.transfer(prepared, motion, first, name)
         rendering = model.render(prepared, move, extras=True)
-        found |= {f"{name} points": move.points, f"{name} affines": move.affines, f"{name} covariances": move.covariances, f"{name} frame": rendering.frame}
+        found |= {
+            f"{name} points": move.points,
+            f"{name} affines": move.affines,
+            f"{name} covariances": move.covariances,
+            f"{name} frame": rendering.frame
+        }
         found |= {f"{name} {k}": rendering.extras[k] for k in ("flow", "occlusion")}
     return found
 
@@ -75,16 +90,27 @@ class Reference:
         common = {k: params[k] for k in ("num_regions", "num_channels")}
         self.background = params["bg_predictor_params"]["bg_type"] != "zero"
         self.networks = {
-            "region_predictor": self.of("region_predictor").RegionPredictor(**common, estimate_affine=params["estimate_affine"], **params["region_predictor_params"]),
-            "bg_predictor": self.of("bg_motion_predictor").BGMotionPredictor(num_channels=3, **params["bg_predictor_params"]),
-            "generator": self.of("generator").Generator(**common, revert_axis_swap=params["revert_axis_swap"], **params["generator_params"]),
-            "avd_network": self.of("avd_network").AVDNetwork(params["num_regions"], revert_axis_swap=params["revert_axis_swap"], **params["avd_network_params"])}
+            "region_predictor": self.of("region_predictor").RegionPredictor(**common,
+                                                                            estimate_affine=params["estimate_affine"],
+                                                                            **params["region_predictor_params"]),
+            "bg_predictor": self.of("bg_motion_predictor").BGMotionPredictor(num_channels=3,
+                                                                             **params["bg_predictor_params"]),
+            "generator": self.of("generator").Generator(**common, revert_axis_swap=params["revert_axis_swap"],
+                                                        **params["generator_params"]),
+            "avd_network": self.of("avd_network").AVDNetwork(params["num_regions"],
+                                                             revert_axis_swap=params["revert_axis_swap"],
+                                                             **params["avd_network_params"])
+        }
         for network, net in self.networks.items():
-            net.load_state_dict({k: v if k.endswith("down.weight") else draw(network, k, v) for k, v in net.state_dict().items()})
+            net.load_state_dict({
+                k: v if k.endswith("down.weight") else draw(network, k, v)
+                for k, v in net.state_dict().items()
+            })
             net.eval()
 
     def of(self, module: str):
-        "A module of the authors'. Other repositories call their package `modules` too, so it is forgotten at once; a fake stands for their batch normalisation over several GPUs."
+        """A module of the authors'. Other repositories call their package `modules` too, so it is forgotten at once;
+        a fake stands for their batch normalisation over several GPUs."""
         fake = types.ModuleType("sync_batchnorm")
         fake.SynchronizedBatchNorm2d = nn.BatchNorm2d
         before = dict(sys.modules)
@@ -92,7 +118,11 @@ class Reference:
         try: return importlib.import_module(f"modules.{module}")
         finally:
             sys.path.remove(str(self.folder))
-            for name in [n for n in sys.modules if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")]: del sys.modules[name]
+            for name in [
+                    n for n in sys.modules
+                    if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")
+            ]:
+                del sys.modules[name]
 
     def checkpoint(self) -> dict: return {k: v.state_dict() for k, v in self.networks.items()} | {"epoch": 99}
 
@@ -106,27 +136,53 @@ class Reference:
         detect, background, generate, avd = self.networks.values()
         at_source, at_start, at_driving = detect(source), detect(start), detect(driving)
         still = background(source, driving)
-        found, transfer = {"background": still[:, :2]} if self.background else {}, functions(self.folder / "animate.py", "get_animation_region_params")
-        for name, mode in {"reconstruction": "standard", "absolute": "standard", "relative": "relative", "avd": "avd"}.items():
+        found, transfer = {
+            "background": still[:, :2]
+        } if self.background else {}, functions(self.folder / "animate.py", "get_animation_region_params")
+        for name, mode in {
+                "reconstruction": "standard",
+                "absolute": "standard",
+                "relative": "relative",
+                "avd": "avd"
+        }.items():
             move, bg = transfer(at_source, at_driving, at_start, mode, avd), still if name == "reconstruction" else None
             flow = generate.pixelwise_flow_predictor(source, move, at_source, bg)
-            found |= {f"{name} points": move["shift"], f"{name} affines": move["affine"], f"{name} covariances": move["covar"]}
-            found |= {f"{name} frame": generate(source, move, at_source, bg)["prediction"], f"{name} occlusion": flow["occlusion_map"]}
+            found |= {
+                f"{name} points": move["shift"],
+                f"{name} affines": move["affine"],
+                f"{name} covariances": move["covar"]
+            }
+            found |= {
+                f"{name} frame": generate(source, move, at_source, bg)["prediction"],
+                f"{name} occlusion": flow["occlusion_map"]
+            }
             found[f"{name} flow"] = resize_flow(flow["optical_flow"], *source.shape[-2:])
         return found
 
 
-# ---- with the authors' code ----------------------------------------------------------------------------------------------------------
+# ---- with the authors' code
+# ----------------------------------------------------------------------------------------------------------
 
 FLOW = "generator_params__pixelwise_flow_predictor_params__"
-NARROW = dict(region_predictor_params__block_expansion=8, region_predictor_params__max_features=48, bg_predictor_params__block_expansion=8, bg_predictor_params__max_features=48,
-              generator_params__block_expansion=8, generator_params__max_features=32) | {f"{FLOW}block_expansion": 8, f"{FLOW}max_features": 48}
+NARROW = dict(region_predictor_params__block_expansion=8, region_predictor_params__max_features=48,
+              bg_predictor_params__block_expansion=8, bg_predictor_params__max_features=48,
+              generator_params__block_expansion=8, generator_params__max_features=32) | {
+                  f"{FLOW}block_expansion": 8,
+                  f"{FLOW}max_features": 48
+              }
 CASES = {  # name: the authors' file, what is changed beside the widths
     "vox": ("vox256", {}),
     "taichi": ("taichi256", {"region_predictor_params__num_blocks": 4}),
     "ted": ("ted-youtube384", {"num_regions": 20, "bg_predictor_params__num_blocks": 3}),
     "mgif": ("mgif256", {f"{FLOW}num_blocks": 4, "generator_params__num_down_blocks": 3}),
-    "regression": ("vox256", {"region_predictor_params__pca_based": False, "region_predictor_params__scale_factor": 0.5, f"{FLOW}scale_factor": 0.5}),
+    "regression": (
+        "vox256",
+        {
+            "region_predictor_params__pca_based": False,
+            "region_predictor_params__scale_factor": 0.5,
+            f"{FLOW}scale_factor": 0.5,
+        },
+    ),
 }
 
 
@@ -161,13 +217,20 @@ def test_published_configurations_have_the_same_tensors(name, tmp_path):
     assert sum(map(count, their.networks.values())) == count(model)
 
 
-# ---- golden numbers ------------------------------------------------------------------------------------------------------------------
+# ---- golden numbers
+# ------------------------------------------------------------------------------------------------------------------
 
 def look_at(found: dict[str, torch.Tensor]) -> dict[str, list]:
     "Of each result the mean, two numbers, and a digest of all at four digits."
     flat = {k: v.double().flatten() for k, v in found.items()}
     digest = lambda x: hashlib.sha256((x * 1e4).round().long().numpy().tobytes()).hexdigest()[:12]
-    return {k: [*(round(x, 10) for x in (v.mean().item(), v[int(len(v) * 0.37)].item(), v[int(len(v) * 0.89)].item())), digest(v)] for k, v in flat.items()}
+    return {
+        k: [
+            *(round(x, 10) for x in (v.mean().item(), v[int(len(v) * 0.37)].item(), v[int(len(v) * 0.89)].item())),
+            digest(v)
+        ]
+        for k, v in flat.items()
+    }
 
 
 GOLDEN = {
@@ -203,18 +266,24 @@ def test_golden_numbers(tmp_path):
     model = converted("mraa", theirs(SMALL, tmp_path), SMALL, tmp_path, "--size", 64)
     found = look_at(ours(model.double(), *pictures(3, 64).split(1)))
     assert found.keys() == GOLDEN.keys()
-    for name, (*numbers, digest) in GOLDEN.items(): assert (found[name][:3], found[name][3]) == (pytest.approx(numbers, abs=1e-7), digest), name
+    for name, (*numbers, digest) in GOLDEN.items():
+        assert (found[name][:3], found[name][3]) == (pytest.approx(numbers, abs=1e-7), digest), name
 
 
 def test_golden_numbers_are_the_authors():
-    for name, numbers in look_at(Reference(SMALL).to(torch.float64).run(*pictures(3, 64).split(1))).items(): assert GOLDEN[name] == numbers, name
+    for name, numbers in look_at(Reference(SMALL).to(torch.float64).run(*pictures(3, 64).split(1))).items():
+        assert GOLDEN[name] == numbers, name
 
 
-# ---- through the door ----------------------------------------------------------------------------------------------------------------
+# ---- through the door
+# ----------------------------------------------------------------------------------------------------------------
 
 def test_networks_that_may_be_missing(tmp_path):
     made = theirs(SMALL, tmp_path)
-    model = converted("mraa", {k: v for k, v in made.items() if k not in ("bg_predictor", "avd_network")}, SMALL, tmp_path, "--size", 64)
+    model = converted("mraa", {
+        k: v
+        for k, v in made.items() if k not in ("bg_predictor", "avd_network")
+    }, SMALL, tmp_path, "--size", 64)
     assert (model.modes, model.background, model.config.avd_width) == (("absolute", "relative"), None, 0)
     without = changed(SMALL, bg_predictor_params__bg_type="zero")
     assert converted("mraa", made | {"bg_predictor": {}}, without, tmp_path, "--size", 64).background is None
@@ -223,13 +292,21 @@ def test_networks_that_may_be_missing(tmp_path):
 BAD = {  # what is wrong: changes of the configuration, changes of the checkpoint, words of the message
     "fixed Gaussians": ({f"{FLOW}use_covar_heatmap": False}, {}, ["use_covar_heatmap is off"]),
     "no occlusion": ({f"{FLOW}estimate_occlusion_map": None}, {}, ["estimate_occlusion_map is off"]),
-    "no affine maps": (dict(estimate_affine=False, region_predictor_params__pca_based=False), {}, ["estimate_affine is off"]),
+    "no affine maps": (
+        dict(estimate_affine=False, region_predictor_params__pca_based=False),
+        {},
+        ["estimate_affine is off"],
+    ),
     "perspective": (dict(bg_predictor_params__bg_type="perspective"), {}, ["bg_type"]),
     "two scales": ({f"{FLOW}scale_factor": 0.5}, {}, ["different values of scale_factor"]),
     "regression of a PCA checkpoint": (dict(region_predictor_params__pca_based=False), {}, ["detector.jacobian"]),
     "more regions": (dict(num_regions=5), {}, ["the model's is"]),
     "tensor missing": ({}, {"final__bias": None}, ["final.bias", "trained with"]),
-    "AVD of another size": ({}, {"network": "avd_network", "decoder__9__bias": torch.zeros(7)}, ["decoder.9.bias has shape [7]"]),
+    "AVD of another size": (
+        {},
+        {"network": "avd_network", "decoder__9__bias": torch.zeros(7)},
+        ["decoder.9.bias has shape [7]"],
+    ),
 }
 
 
@@ -242,14 +319,19 @@ def test_bad_input(what, tmp_path, capsys):
     refused(capsys, tmp_path, ["mraa", tmp_path / "bad.pth", "--config", tmp_path / "bad.yaml", "--size", 64], *words)
 
 
-# ---- what the method promises --------------------------------------------------------------------------------------------------------
+# ---- what the method promises
+# --------------------------------------------------------------------------------------------------------
 
 def test_axes_are_those_of_lapack_and_have_gradients():
     factors = torch.randn(5000, 2, 2, generator=torch_generator(0, "axes"), dtype=torch.float64)
     covariances = factors @ factors.mT + 1e-4 * torch.eye(2, dtype=torch.float64)
     u, s, _ = torch.linalg.svd(covariances)
     assert (principal_axes(covariances) - u * s.sqrt()[:, None]).abs().max() < 1e-9
-    hard = torch.stack([torch.zeros(2, 2), torch.eye(2), torch.tensor([[1.0, 0], [0, 0]]), torch.tensor([[0.0, 0], [0, 1]])]).requires_grad_()
+    hard = torch.stack(
+        [torch.zeros(2, 2),
+         torch.eye(2),
+         torch.tensor([[1.0, 0], [0, 0]]),
+         torch.tensor([[0.0, 0], [0, 1]])]).requires_grad_()
     axes = principal_axes(hard)
     axes.sum().backward()
     assert hard.grad.isfinite().all() and torch.linalg.inv(axes).isfinite().all()
@@ -270,7 +352,11 @@ def test_signs_of_axes_do_not_matter():
     assert half_turn(-torch.eye(2)) == -1 and half_turn(torch.eye(2)) == 1
 
 
-@pytest.mark.parametrize("change", [dict(affine="regression"), dict(background=False), dict(avd_width=0), dict(norm="batch", down=3)])
+@pytest.mark.parametrize(
+    "change", [dict(affine="regression"),
+               dict(background=False),
+               dict(avd_width=0),
+               dict(norm="batch", down=3)])
 def test_variants_train(change):
     model = create_model("mraa", Mraa.smallest | change).train()
     images = pictures(4, 32, torch.float32)
@@ -283,26 +369,33 @@ def test_variants_train(change):
 
 def test_a_code_is_as_long_as_it_says():
     model = create_model("mraa")
-    assert model.motion_numbers() == 10 * 5 + 6 and create_model("mraa", dict(affine="regression", background=False)).motion_numbers() == 60
+    assert model.motion_numbers() == 10 * 5 + 6 and create_model("mraa", dict(affine="regression",
+                                                                              background=False)).motion_numbers() == 60
 
 
 def test_avd_learns_the_shape_of_regions():
     "Stretched regions come back nearer to what they were than they went."
     draw = torch_generator(0, "avd")
     def people(count, frames):
-        build, turn = 0.1 + 0.3 * torch.rand(count, 1, 3, 2, generator=draw), 0.5 * torch.randn(count, frames, 3, generator=draw)
-        rotation = torch.stack([torch.stack([turn.cos(), -turn.sin()], -1), torch.stack([turn.sin(), turn.cos()], -1)], -2)
-        places = torch.tensor([[-0.5, 0.0], [0.0, 0.4], [0.5, 0.0]]) * build / 0.25 + 0.1 * torch.randn(count, frames, 1, 2, generator=draw)
-        return torch.cat([places[..., None, :], (rotation * build[..., None, :]).mT], -2).flatten(2, 3)  # (count, frames, 9, 2)
+        build, turn = 0.1 + 0.3 * torch.rand(count, 1, 3, 2, generator=draw), 0.5 * torch.randn(
+            count, frames, 3, generator=draw)
+        rotation = torch.stack([torch.stack([turn.cos(), -turn.sin()], -1),
+                                torch.stack([turn.sin(), turn.cos()], -1)], -2)
+        places = torch.tensor([[-0.5, 0.0], [0.0, 0.4], [0.5, 0.0]]) * build / 0.25 + 0.1 * torch.randn(
+            count, frames, 1, 2, generator=draw)
+        # (count, frames, 9, 2)
+        return torch.cat([places[..., None, :], (rotation * build[..., None, :]).mT], -2).flatten(2, 3)
     model = create_model("mraa", Mraa.smallest | dict(regions=3, avd_width=32, avd_shape=16, avd_pose=16))
     losses = train_avd(model.avd.train(), list(people(200, 8)), AvdConfig(steps=300, batch=64, lr=1e-2), seed=0)
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
     one, two = from_vectors(people(1, 1)[0]), from_vectors(people(1, 1)[0])
     twice = replace(two, points=two.points + 1)
-    assert model.avd.distance(as_vectors(twice), as_vectors(two)).item() == pytest.approx(1) and one.affines.shape == (1, 3, 2, 2)
+    assert model.avd.distance(as_vectors(twice),
+                              as_vectors(two)).item() == pytest.approx(1) and one.affines.shape == (1, 3, 2, 2)
 
 
 if __name__ == "__main__":
     print("GOLDEN = {")
-    for name, numbers in look_at(Reference(SMALL).to(torch.float64).run(*pictures(3, 64).split(1))).items(): print(f"    {name!r}: {numbers!r},".replace("'", '"'))
+    for name, numbers in look_at(Reference(SMALL).to(torch.float64).run(*pictures(3, 64).split(1))).items():
+        print(f"    {name!r}: {numbers!r},".replace("'", '"'))
     print("}")

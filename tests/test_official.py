@@ -27,7 +27,8 @@ ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
 NAMES = {method: official.names for method, official in officials().items()}
 VARIABLES = {m: f"ANIMREPRO_REFERENCE_{m.upper()}" for m in ("tpsmm", "fomm", "lia")}
 
-# ---- configurations and weights ------------------------------------------------------------------------------------------------------
+# ---- configurations and weights
+# ------------------------------------------------------------------------------------------------------
 
 TPSMM = """
 dataset_params: {frame_shape: null}
@@ -47,7 +48,16 @@ model_params:
      dense_motion_params: {block_expansion: 8, max_features: 32, num_blocks: 3, scale_factor: 0.25}}
   discriminator_params: {scales: [1]}
 """
-SMALL = {"tpsmm": yaml.safe_load(TPSMM), "fomm": yaml.safe_load(FOMM), "lia": {"size": 64, "narrow": 32, "width": 16, "directions": 5}}
+SMALL = {
+    "tpsmm": yaml.safe_load(TPSMM),
+    "fomm": yaml.safe_load(FOMM),
+    "lia": {
+        "size": 64,
+        "narrow": 32,
+        "width": 16,
+        "directions": 5
+    }
+}
 
 
 def changed(settings: dict, **changes) -> dict:
@@ -67,8 +77,11 @@ def draw(network: str, name: str, like: torch.Tensor) -> torch.Tensor:
     shape, noise = tuple(like.shape), lambda: rng(0, "official", network, name).uniform(-1, 1, tuple(like.shape))
     if name.endswith("num_batches_tracked"): return torch.tensor(7)
     if name.endswith("running_var") or name.endswith("weight") and len(shape) == 1: values = 1 + 0.5 * noise()
-    elif len(shape) == 1: values = 0.3 * noise() + (np.tile([1, 0, 0, 1], shape[0] // 4) if name == "jacobian.bias" else 0)
-    else: values = noise() * (3 / np.prod(shape[1:])) ** 0.5 * (0.1 if name == "jacobian.weight" else 3 if name.startswith("fg_encoder.fc") else 1)
+    elif len(shape) == 1:
+        values = 0.3 * noise() + (np.tile([1, 0, 0, 1], shape[0] // 4) if name == "jacobian.bias" else 0)
+    else:
+        values = noise() * (3 / np.prod(shape[1:]))**0.5 * (0.1 if name == "jacobian.weight" else
+                                                            3 if name.startswith("fg_encoder.fc") else 1)
     if name == "bg_encoder.fc.bias": values += [1, 0, 0, 0, 1, 0]
     if name.startswith("bg_encoder.fc"): values = values * (0.1 if len(shape) == 2 else 1)
     return torch.from_numpy(np.asarray(values)).float()
@@ -77,9 +90,16 @@ def draw(network: str, name: str, like: torch.Tensor) -> torch.Tensor:
 def lia_layout(size: int = 256, narrow: int = 1, width: int = 512, directions: int = 20) -> dict[str, tuple]:
     "Names and shapes of the authors' tensors; `narrow` divides the widths of their layers."
     count = lambda size: min(512, 16384 // size) // narrow
-    down, up, found = [size >> i for i in range(int(math.log2(size)) - 1)], [8 << i for i in range(int(math.log2(size)) - 2)], {}
-    def conv(at, i, o, kernel, first=0): found.update({f"{at}.{first}.weight": (o, i, kernel, kernel), f"{at}.{first + 1}.bias": (1, o, 1, 1)})
-    def modulated(at, i, o, kernel): found.update({f"{at}.weight": (1, o, i, kernel, kernel), f"{at}.modulation.weight": (i, width), f"{at}.modulation.bias": (i,)})
+    down, up, found = [size >> i
+                       for i in range(int(math.log2(size)) - 1)], [8 << i for i in range(int(math.log2(size)) - 2)], {}
+    def conv(at, i, o, kernel, first=0):
+        found.update({f"{at}.{first}.weight": (o, i, kernel, kernel), f"{at}.{first + 1}.bias": (1, o, 1, 1)})
+    def modulated(at, i, o, kernel):
+        found.update({
+            f"{at}.weight": (1, o, i, kernel, kernel),
+            f"{at}.modulation.weight": (i, width),
+            f"{at}.modulation.bias": (i, )
+        })
     def styled(at, i, o):
         modulated(f"{at}.conv", i, o, 3)
         found.update({f"{at}.noise.weight": (1,), f"{at}.activate.bias": (1, o, 1, 1)})
@@ -87,15 +107,31 @@ def lia_layout(size: int = 256, narrow: int = 1, width: int = 512, directions: i
     for n, (a, b) in enumerate(zip(down, down[1:]), 1):
         at = f"enc.net_app.convs.{n}"
         conv(f"{at}.conv1", count(a), count(a), 3); conv(f"{at}.conv2", count(a), count(b), 3, 1)
-        found |= {f"{at}.skip.1.weight": (count(b), count(a), 1, 1), f"{at}.conv2.0.kernel": (4, 4), f"{at}.skip.0.kernel": (4, 4)}
-    found |= {f"enc.net_app.convs.{len(down)}.weight": (width, count(4), 4, 4), "dec.direction.weight": (width, directions), "dec.input.input": (1, count(4), 4, 4)}
-    for n, o in enumerate([width] * 4 + [directions]): found |= {f"enc.fc.{n}.weight": (o, width), f"enc.fc.{n}.bias": (o,)}
+        found |= {
+            f"{at}.skip.1.weight": (count(b), count(a), 1, 1),
+            f"{at}.conv2.0.kernel": (4, 4),
+            f"{at}.skip.0.kernel": (4, 4)
+        }
+    found |= {
+        f"enc.net_app.convs.{len(down)}.weight": (width, count(4), 4, 4),
+        "dec.direction.weight": (width, directions),
+        "dec.input.input": (1, count(4), 4, 4)
+    }
+    for n, o in enumerate([width] * 4 + [directions]):
+        found |= {f"enc.fc.{n}.weight": (o, width), f"enc.fc.{n}.bias": (o,)}
     styled("dec.conv1", count(4), count(4)); conv("dec.to_rgb1.conv", count(4), 3, 1)
     for n, s in enumerate(up):
         styled(f"dec.convs.{2 * n}", count(s // 2), count(s)); styled(f"dec.convs.{2 * n + 1}", count(s), count(s))
         modulated(f"dec.to_flows.{n}.conv", count(s), 3, 1); conv(f"dec.to_rgbs.{n}.conv", count(s), 3, 1)
-        found |= {f"dec.convs.{2 * n}.conv.blur.kernel": (4, 4), f"dec.to_flows.{n}.upsample.kernel": (4, 4), f"dec.to_rgbs.{n}.upsample.kernel": (4, 4)}
-    return found | {f"dec.{head}.bias": (1, 3, 1, 1) for head in ["to_rgb1", *(f"to_{what}.{n}" for what in ("rgbs", "flows") for n in range(len(up)))]}
+        found |= {
+            f"dec.convs.{2 * n}.conv.blur.kernel": (4, 4),
+            f"dec.to_flows.{n}.upsample.kernel": (4, 4),
+            f"dec.to_rgbs.{n}.upsample.kernel": (4, 4)
+        }
+    return found | {
+        f"dec.{head}.bias": (1, 3, 1, 1)
+        for head in ["to_rgb1", *(f"to_{what}.{n}" for what in ("rgbs", "flows") for n in range(len(up)))]
+    }
 
 
 def draw_lia(name: str, shape: tuple) -> torch.Tensor:
@@ -108,11 +144,19 @@ def draw_lia(name: str, shape: tuple) -> torch.Tensor:
 
 def theirs_lia(settings: dict) -> dict:
     "A checkpoint as LIA's trainer saves it, with drawn weights."
-    return {"gen": {k: draw_lia(k, shape) for k, shape in lia_layout(**settings).items()}, "g_optim": {}, "args": argparse.Namespace(lr=0.002, dataset="vox")}
+    return {
+        "gen": {
+            k: draw_lia(k, shape)
+            for k, shape in lia_layout(**settings).items()
+        },
+        "g_optim": {},
+        "args": argparse.Namespace(lr=0.002, dataset="vox")
+    }
 
 
 def theirs(method: str, settings: dict, folder: Path, skip: tuple = ()) -> dict:
-    "A checkpoint in the authors' layout with drawn weights. That of tpsmm and fomm is made by reading the table of names backwards."
+    """A checkpoint in the authors' layout with drawn weights. That of tpsmm and fomm is made by reading the table of
+    names backwards."""
     if method == "lia": return theirs_lia(settings)
     (folder / "made.yaml").write_text(yaml.safe_dump(settings))
     model = create_model(method, read_config(method, folder / "made.yaml"))
@@ -120,9 +164,28 @@ def theirs(method: str, settings: dict, folder: Path, skip: tuple = ()) -> dict:
     networks = {}
     for network, names in NAMES[method].items():
         if network in skip: continue
-        names = {there + k.removeprefix(here): v for there, here in names.items() for k, v in places.items() if k.startswith(here)}
-        networks[network] = {k: v.clone() if k.endswith("down.weight") else draw(network, k, v) for k, v in names.items()}
-    return {k: v for k, v in networks.items() if v} | {"optimizer": {"state": {}, "param_groups": [{"lr": 2e-4, "params": [0]}]}, "epoch": 99}
+        names = {
+            there + k.removeprefix(here): v
+            for there, here in names.items()
+            for k, v in places.items() if k.startswith(here)
+        }
+        networks[network] = {
+            k: v.clone() if k.endswith("down.weight") else draw(network, k, v)
+            for k, v in names.items()
+        }
+    return {
+        k: v
+        for k, v in networks.items() if v
+    } | {
+        "optimizer": {
+            "state": {},
+            "param_groups": [{
+                "lr": 2e-4,
+                "params": [0]
+            }]
+        },
+        "epoch": 99
+    }
 
 
 def convert(capsys, *args) -> tuple[int, str]:
@@ -137,7 +200,8 @@ def converted(method: str, networks: dict, settings: dict, folder: Path, *more) 
     torch.save(networks, folder / "c.pth.tar")
     (folder / "c.yaml").write_text(yaml.safe_dump(settings))
     config = [] if method == "lia" else ["--config", folder / "c.yaml"]
-    with pytest.raises(SystemExit) as stop: main(["convert", method, *map(str, [folder / "c.pth.tar", *config, "--out", folder / "c.safetensors", *more])])
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", method, *map(str, [folder / "c.pth.tar", *config, "--out", folder / "c.safetensors", *more])])
     assert not stop.value.code
     return load_weights(folder / "c.safetensors")
 
@@ -148,20 +212,27 @@ def pictures(count: int, size: int, dtype=torch.float64) -> torch.Tensor:
     return F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False).clamp(0, 1).to(dtype)
 
 
-# ---- our side and theirs -------------------------------------------------------------------------------------------------------------
+# ---- our side and theirs
+# -------------------------------------------------------------------------------------------------------------
 
 SWEEP = [-3.0, 0.5, 2.0]  # steps along direction 1 of LIA
 
 @torch.no_grad()
 def ours(model, source, start, driving) -> dict[str, torch.Tensor]:
-    "All that is compared: keypoints or magnitudes, and for reconstruction and each mode of transfer what `render` gives."
+    """All that is compared: keypoints or magnitudes, and for reconstruction and each mode of transfer what `render`
+    gives."""
     prepared, motion, first = model.encode(source[:, None]), model.motion(driving), model.motion(start)
-    if lia := isinstance(motion, LiaMotion): found = {"magnitudes": motion.magnitudes, "directions": model.dictionary.directions()}
+    if lia := isinstance(motion, LiaMotion):
+        found = {"magnitudes": motion.magnitudes, "directions": model.dictionary.directions()}
     else: found = {"keypoints": motion.points.flatten(1, -2)}
     if getattr(motion, "jacobians", None) is not None: found["jacobians"] = motion.jacobians
     if getattr(model, "background", None) is not None: found["background"] = model.predict_background(prepared, motion)
     moves = {"reconstruction": motion} | {mode: model.transfer(prepared, motion, first, mode) for mode in model.modes}
-    if lia: moves |= {"reference": model.reference(prepared), "sweep": LiaMotion(direction_sweep(prepared.magnitudes[0, 0], 1, motion.magnitudes.new_tensor(SWEEP)))}
+    if lia:
+        moves |= {
+            "reference": model.reference(prepared),
+            "sweep": LiaMotion(direction_sweep(prepared.magnitudes[0, 0], 1, motion.magnitudes.new_tensor(SWEEP)))
+        }
     for name, move in moves.items():
         rendering = model.render(prepared, move, extras=True)
         found |= {f"{name} {k}": v for k, v in {"frame": rendering.frame, **rendering.extras}.items()}
@@ -184,17 +255,26 @@ class Reference:
         params = settings["model_params"]
         common = params["common_params"]
         if method == "tpsmm":
-            self.networks = {"kp_detector": self.of("keypoint_detector").KPDetector(**common),
-                             "dense_motion_network": self.of("dense_motion").DenseMotionNetwork(**common, **params["dense_motion_params"]),
-                             "inpainting_network": self.of("inpainting_network").InpaintingNetwork(**params["generator_params"], **common)}
+            self.networks = {
+                "kp_detector": self.of("keypoint_detector").KPDetector(**common),
+                "dense_motion_network": self.of("dense_motion").DenseMotionNetwork(**common,
+                                                                                   **params["dense_motion_params"]),
+                "inpainting_network": self.of("inpainting_network").InpaintingNetwork(**params["generator_params"],
+                                                                                      **common)
+            }
             if common["bg"]: self.networks["bg_predictor"] = self.of("bg_motion_predictor").BGMotionPredictor()
-            if params.get("avd_network_params"): self.networks["avd_network"] = self.of("avd_network").AVDNetwork(common["num_tps"], **params["avd_network_params"])
+            if params.get("avd_network_params"):
+                self.networks["avd_network"] = self.of("avd_network").AVDNetwork(common["num_tps"],
+                                                                                 **params["avd_network_params"])
         else:
-            self.networks = {"kp_detector": self.of("keypoint_detector").KPDetector(**params["kp_detector_params"], **common),
-                             "generator": self.of("generator").OcclusionAwareGenerator(**params["generator_params"], **common)}
+            self.networks = {
+                "kp_detector": self.of("keypoint_detector").KPDetector(**params["kp_detector_params"], **common),
+                "generator": self.of("generator").OcclusionAwareGenerator(**params["generator_params"], **common)
+            }
 
     def of(self, module: str):
-        "A module of the authors'. Their package is called `modules` in both repositories, so it is forgotten at once; a fake stands for the one with compiled needs."
+        """A module of the authors'. Their package is called `modules` in both repositories, so it is forgotten at
+        once; a fake stands for the one with compiled needs."""
         fake = types.ModuleType("sync_batchnorm")
         fake.SynchronizedBatchNorm2d = nn.BatchNorm2d
         before = dict(sys.modules)
@@ -202,12 +282,19 @@ class Reference:
         try: return importlib.import_module(f"modules.{module}")
         finally:
             sys.path.remove(str(self.folder))
-            for name in [n for n in sys.modules if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")]: del sys.modules[name]
+            for name in [
+                    n for n in sys.modules
+                    if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")
+            ]:
+                del sys.modules[name]
 
     def fill(self):
         "Draws all weights; the blur before downsampling is fixed."
         for network, net in self.networks.items():
-            net.load_state_dict({k: v if k.endswith("down.weight") else draw(network, k, v) for k, v in net.state_dict().items()})
+            net.load_state_dict({
+                k: v if k.endswith("down.weight") else draw(network, k, v)
+                for k, v in net.state_dict().items()
+            })
             net.eval()
         return self
 
@@ -219,22 +306,31 @@ class Reference:
 
     @torch.no_grad()
     def run(self, source, start, driving, align_corners: bool = True) -> dict[str, torch.Tensor]:
-        "The counterpart of `ours`. Before torch 1.3 `grid_sample` had align_corners=True where nothing was said, as FOMM's code does."
+        """The counterpart of `ours`. Before torch 1.3 `grid_sample` had align_corners=True where nothing was said,
+        as FOMM's code does."""
         sample = F.grid_sample
         F.grid_sample = lambda *args, **how: sample(*args, **{"align_corners": align_corners} | how)
-        try: return self.tpsmm(source, start, driving) if self.method == "tpsmm" else self.fomm(source, start, driving, align_corners)
+        try:
+            return self.tpsmm(source, start, driving) if self.method == "tpsmm" else self.fomm(
+                source, start, driving, align_corners)
         finally: F.grid_sample = sample
 
     def tpsmm(self, source, start, driving):
-        detect, dense, inpaint = (self.networks[k] for k in ("kp_detector", "dense_motion_network", "inpainting_network"))
+        detect, dense, inpaint = (self.networks[k]
+                                  for k in ("kp_detector", "dense_motion_network", "inpainting_network"))
         at_source, at_start, at_driving = detect(source), detect(start), detect(driving)
         found = {"keypoints": at_driving["fg_kp"]}
         background = self.networks["bg_predictor"](source, driving) if "bg_predictor" in self.networks else None
         if background is not None: found["background"] = background
-        moves = {"reconstruction": at_driving, "absolute": at_driving, "relative": functions(self.folder / "demo.py", "relative_kp")(at_source, at_driving, at_start)}
+        moves = {
+            "reconstruction": at_driving,
+            "absolute": at_driving,
+            "relative": functions(self.folder / "demo.py", "relative_kp")(at_source, at_driving, at_start)
+        }
         if "avd_network" in self.networks: moves["avd"] = self.networks["avd_network"](at_source, at_driving)
         for name, move in moves.items():
-            motion = dense(source_image=source, kp_driving=move, kp_source=at_source, bg_param=background if name == "reconstruction" else None)
+            motion = dense(source_image=source, kp_driving=move, kp_source=at_source,
+                           bg_param=background if name == "reconstruction" else None)
             found[f"{name} frame"] = inpaint(source, motion)["prediction"]
             found[f"{name} flow"] = edge_convention(resize_flow(motion["deformation"], *source.shape[-2:], True))
             found[f"{name} contributions"] = motion["contribution_maps"]
@@ -244,36 +340,53 @@ class Reference:
     def fomm(self, source, start, driving, align_corners):
         detect, generate = self.networks["kp_detector"], self.networks["generator"]
         at_source, at_start, at_driving = detect(source), detect(start), detect(driving)
-        found = {"keypoints": at_driving["value"]} | ({"jacobians": at_driving["jacobian"]} if "jacobian" in at_driving else {})
-        relative = functions(self.folder / "animate.py", "normalize_kp")(at_source, at_driving, at_start, True, True, "jacobian" in at_driving)
+        found = {
+            "keypoints": at_driving["value"]
+        } | ({
+            "jacobians": at_driving["jacobian"]
+        } if "jacobian" in at_driving else {})
+        relative = functions(self.folder / "animate.py", "normalize_kp")(at_source, at_driving, at_start, True, True,
+                                                                         "jacobian" in at_driving)
         for name, move in {"reconstruction": at_driving, "absolute": at_driving, "relative": relative}.items():
             out = generate(source, kp_driving=move, kp_source=at_source)
-            flow = resize_flow(generate.dense_motion_network(source, move, at_source)["deformation"], *source.shape[-2:])
-            found |= {f"{name} frame": out["prediction"], f"{name} contributions": out["mask"], f"{name} flow": edge_convention(flow) if align_corners else flow}
+            flow = resize_flow(
+                generate.dense_motion_network(source, move, at_source)["deformation"], *source.shape[-2:])
+            found |= {
+                f"{name} frame": out["prediction"],
+                f"{name} contributions": out["mask"],
+                f"{name} flow": edge_convention(flow) if align_corners else flow
+            }
             if "occlusion_map" in out: found[f"{name} occlusion"] = out["occlusion_map"]
         return found
 
 
 class LiaReference:
-    "The authors' generator. Three words of its code are changed: no GPU, grids in the precision of the rest, and a function that torch has under another name today."
+    """The authors' generator. Three words of its code are changed: no GPU, grids in the precision of the rest, and a
+    function that torch has under another name today."""
     def __init__(self, folder: Path, size: int = 256, narrow: int = 1, width: int = 512, directions: int = 20):
         self.folder, self.narrow = folder, narrow
         package = types.ModuleType("networks")
         package.__path__ = []
         sys.modules["networks"] = package
-        try: self.net = [self.of(name) for name in ("encoder", "styledecoder", "generator")][-1].Generator(size, width, directions)
+        try:
+            self.net = [self.of(name)
+                        for name in ("encoder", "styledecoder", "generator")][-1].Generator(size, width, directions)
         finally:
             for name in [n for n in sys.modules if n.split(".")[0] == "networks"]: del sys.modules[name]
-        self.net.dec.direction.weight = nn.Parameter(torch.empty(width, directions))  # theirs has 512 rows whatever the width
+        # theirs has 512 rows whatever the width
+        self.net.dec.direction.weight = nn.Parameter(torch.empty(width, directions))
         self.net.eval()
 
     def of(self, module: str):
         "One of their modules, with the numbers of channels in its tables divided by `narrow`."
         text = (self.folder / "networks" / f"{module}.py").read_text()
-        for a, b in {".cuda()": "", ".float()": ".to(input.dtype)", "torch.qr": "torch.linalg.qr"}.items(): text = text.replace(a, b)
+        for a, b in {".cuda()": "", ".float()": ".to(input.dtype)", "torch.qr": "torch.linalg.qr"}.items():
+            text = text.replace(a, b)
         made = sys.modules[f"networks.{module}"] = types.ModuleType(f"networks.{module}")
         made.__package__ = "networks"
-        exec(compile(re.sub(r"^( +\d+: )(\d+)", lambda m: f"{m[1]}{int(m[2]) // self.narrow}", text, flags=re.M), module, "exec"), made.__dict__)
+        exec(
+            compile(re.sub(r"^( +\d+: )(\d+)", lambda m: f"{m[1]}{int(m[2]) // self.narrow}", text, flags=re.M), module,
+                    "exec"), made.__dict__)
         return made
 
     def fill(self):
@@ -296,13 +409,22 @@ class LiaReference:
         code, _, features = net.enc(source, None)
         sweep = torch.zeros(len(SWEEP), still.shape[1], dtype=source.dtype)
         sweep[:, 1] = sweep.new_tensor(SWEEP)
-        moves = {"reconstruction": lambda: net(source, driving), "absolute": lambda: net(source, driving), "relative": lambda: net(source, driving, first),
-                 "reference": lambda: net(source, None), "sweep": lambda: torch.cat([net.synthesis(code, [still, step[None], torch.zeros_like(still)], features) for step in sweep])}
+        moves = {
+            "reconstruction": lambda: net(source, driving),
+            "absolute": lambda: net(source, driving),
+            "relative": lambda: net(source, driving, first),
+            "reference": lambda: net(source, None),
+            "sweep": lambda: torch.cat(
+                [net.synthesis(code, [still, step[None], torch.zeros_like(still)], features) for step in sweep])
+        }
         masks, flows, sample = [], [], F.grid_sample
         def look(features, grid):
             flows.append(grid)
             return sample(features, grid, align_corners=False)
-        hooks = [layer.register_forward_hook(lambda layer, args, out: masks.append(out[2][:, 2:].sigmoid())) for layer in net.dec.to_flows]
+        hooks = [
+            layer.register_forward_hook(lambda layer, args, out: masks.append(out[2][:, 2:].sigmoid()))
+            for layer in net.dec.to_flows
+        ]
         F.grid_sample = look
         try:
             for name, move in moves.items():
@@ -318,34 +440,104 @@ class LiaReference:
 
 
 def reference(method: str, settings: dict) -> Reference | LiaReference:
-    if not os.environ.get(VARIABLES[method]): pytest.skip(f"{VARIABLES[method]} names no clone of the authors' repository")
+    if not os.environ.get(VARIABLES[method]):
+        pytest.skip(f"{VARIABLES[method]} names no clone of the authors' repository")
     folder = Path(os.environ[VARIABLES[method]])
     return LiaReference(folder, **settings) if method == "lia" else Reference(method, folder, settings)
 
 
 def published(method: str, name: str) -> dict:
     "A configuration of the authors' repository."
-    if not os.environ.get(VARIABLES[method]): pytest.skip(f"{VARIABLES[method]} names no clone of the authors' repository")
+    if not os.environ.get(VARIABLES[method]):
+        pytest.skip(f"{VARIABLES[method]} names no clone of the authors' repository")
     return yaml.safe_load((Path(os.environ[VARIABLES[method]]) / "config" / f"{name}.yaml").read_text())
 
 
-# ---- with the authors' code ----------------------------------------------------------------------------------------------------------
+# ---- with the authors' code
+# ----------------------------------------------------------------------------------------------------------
 
-NARROW = {"tpsmm": dict(generator_params__block_expansion=8, generator_params__max_features=32, dense_motion_params__block_expansion=8, dense_motion_params__max_features=48)}
-NARROW["fomm"] = dict(kp_detector_params__block_expansion=8, kp_detector_params__max_features=48, generator_params__block_expansion=8, generator_params__max_features=32,
-                      generator_params__dense_motion_params__block_expansion=8, generator_params__dense_motion_params__max_features=48)
+NARROW = {
+    "tpsmm": dict(generator_params__block_expansion=8, generator_params__max_features=32,
+                  dense_motion_params__block_expansion=8, dense_motion_params__max_features=48)
+}
+NARROW["fomm"] = dict(kp_detector_params__block_expansion=8, kp_detector_params__max_features=48,
+                      generator_params__block_expansion=8, generator_params__max_features=32,
+                      generator_params__dense_motion_params__block_expansion=8,
+                      generator_params__dense_motion_params__max_features=48)
 CASES = {  # name: method, the authors' file, what is changed beside the widths, size, align_corners
     "vox": ("tpsmm", "vox-256", {}, 128, True),
-    "taichi": ("tpsmm", "taichi-256", dict(common_params__num_tps=5, common_params__multi_mask=False, dense_motion_params__num_blocks=4), 64, True),
-    "ted": ("tpsmm", "ted-384", dict(common_params__num_tps=2, dense_motion_params__num_blocks=3, dense_motion_params__scale_factor=0.5), 96, True),
-    "mgif": ("tpsmm", "mgif-256", dict(common_params__num_tps=5, dense_motion_params__num_blocks=3, dense_motion_params__kp_variance=0.02, avd_network_params=None), 64, True),
-    "bare": ("tpsmm", "mgif-256", dict(common_params__num_tps=10, common_params__multi_mask=False, dense_motion_params__num_blocks=3, generator_params__num_down_blocks=2), 64, True),
+    "taichi": (
+        "tpsmm",
+        "taichi-256",
+        dict(common_params__num_tps=5, common_params__multi_mask=False, dense_motion_params__num_blocks=4),
+        64,
+        True,
+    ),
+    "ted": (
+        "tpsmm",
+        "ted-384",
+        dict(common_params__num_tps=2, dense_motion_params__num_blocks=3, dense_motion_params__scale_factor=0.5),
+        96,
+        True,
+    ),
+    "mgif": (
+        "tpsmm",
+        "mgif-256",
+        dict(
+            common_params__num_tps=5,
+            dense_motion_params__num_blocks=3,
+            dense_motion_params__kp_variance=0.02,
+            avd_network_params=None,
+        ),
+        64,
+        True,
+    ),
+    "bare": (
+        "tpsmm",
+        "mgif-256",
+        dict(
+            common_params__num_tps=10,
+            common_params__multi_mask=False,
+            dense_motion_params__num_blocks=3,
+            generator_params__num_down_blocks=2,
+        ),
+        64,
+        True,
+    ),
     "fomm vox": ("fomm", "vox-256", {}, 128, True),
     "fomm vox today": ("fomm", "vox-256", {}, 128, False),
-    "fomm vox-adv": ("fomm", "vox-adv-256", dict(kp_detector_params__num_blocks=3, generator_params__dense_motion_params__num_blocks=4), 64, True),
-    "fomm mgif": ("fomm", "mgif-256", dict(kp_detector_params__num_blocks=3, kp_detector_params__pad=3, generator_params__dense_motion_params__num_blocks=3), 64, True),
-    "fomm zero order": ("fomm", "taichi-256", dict(common_params__estimate_jacobian=False, kp_detector_params__num_blocks=3, generator_params__dense_motion_params__num_blocks=3,
-                        generator_params__estimate_occlusion_map=False, kp_detector_params__scale_factor=0.5, generator_params__dense_motion_params__scale_factor=0.5), 64, False),
+    "fomm vox-adv": (
+        "fomm",
+        "vox-adv-256",
+        dict(kp_detector_params__num_blocks=3, generator_params__dense_motion_params__num_blocks=4),
+        64,
+        True,
+    ),
+    "fomm mgif": (
+        "fomm",
+        "mgif-256",
+        dict(
+            kp_detector_params__num_blocks=3,
+            kp_detector_params__pad=3,
+            generator_params__dense_motion_params__num_blocks=3,
+        ),
+        64,
+        True,
+    ),
+    "fomm zero order": (
+        "fomm",
+        "taichi-256",
+        dict(
+            common_params__estimate_jacobian=False,
+            kp_detector_params__num_blocks=3,
+            generator_params__dense_motion_params__num_blocks=3,
+            generator_params__estimate_occlusion_map=False,
+            kp_detector_params__scale_factor=0.5,
+            generator_params__dense_motion_params__scale_factor=0.5,
+        ),
+        64,
+        False,
+    ),
 }
 
 
@@ -355,7 +547,8 @@ def test_equals_the_authors_code(case, tmp_path):
     settings = changed(published(method, name), **NARROW[method], **changes)
     settings["dataset_params"]["frame_shape"] = None
     their = reference(method, settings).fill()
-    model = converted(method, their.checkpoint(), settings, tmp_path, "--size", size, *["--no-align-corners"] * (not align_corners))
+    model = converted(method, their.checkpoint(), settings, tmp_path, "--size", size, *["--no-align-corners"] *
+                      (not align_corners))
     images = pictures(3, size).split(1)
     expected, found = their.to(torch.float64).run(*images, align_corners), ours(model.double(), *images)
     equal_in_double(expected, found)
@@ -371,12 +564,17 @@ def equal_in_double(expected: dict, found: dict):
     print({k: f"{v:.0e}" for k, v in apart.items()})
     assert max(apart.values()) <= 1e-7, apart
     frames = [v for k, v in expected.items() if k.endswith("frame")]
-    assert min(f.std() for f in frames) > 0.02 and (frames[1] - frames[2]).abs().max() > 0.02, "too dull a case to tell anything"
+    assert min(
+        f.std()
+        for f in frames) > 0.02 and (frames[1] - frames[2]).abs().max() > 0.02, "too dull a case to tell anything"
 
 
 def equal_in_levels(expected: dict, found: dict):
     "Frames in single precision within one level of 256."
-    levels = {k: int(abs(to_uint8(found[k]).astype(int) - to_uint8(expected[k])).max()) for k in expected if k.endswith("frame")}
+    levels = {
+        k: int(abs(to_uint8(found[k]).astype(int) - to_uint8(expected[k])).max())
+        for k in expected if k.endswith("frame")
+    }
     assert max(levels.values()) <= 1, levels
 
 
@@ -400,7 +598,10 @@ def test_published_lia_has_the_same_tensors():
             their = reference("lia", {"size": size}).net
             model = method_class("lia")(method_class("lia").Config(**lia_config(their.state_dict(), "meta")))
         assert {k: tuple(v.shape) for k, v in their.state_dict().items()} == lia_layout(size)
-        shapes = {translate(NAMES["lia"]["gen"], k): v.shape for k, v in lia_tensors(their.state_dict()).items() if not k.endswith("kernel")}
+        shapes = {
+            translate(NAMES["lia"]["gen"], k): v.shape
+            for k, v in lia_tensors(their.state_dict()).items() if not k.endswith("kernel")
+        }
         assert shapes == {k: v.shape for k, v in model.state_dict().items()}
         idle = sum(p.numel() for k, p in their.named_parameters() if "to_rgb1" in k or "noise" in k)
         assert sum(p.numel() for p in their.parameters()) == sum(p.numel() for p in model.parameters()) + idle
@@ -408,7 +609,8 @@ def test_published_lia_has_the_same_tensors():
 
 
 def test_speed_of_lia(tmp_path):
-    "Time per frame of 256 × 256, the source encoded already, in turns; in time of this process, because other processes disturb clocks on the wall."
+    """Time per frame of 256 × 256, the source encoded already, in turns; in time of this process, because other
+    processes disturb clocks on the wall."""
     their = reference("lia", {}).fill()
     model = converted("lia", their.checkpoint(), {}, tmp_path)
     source, start, driving = pictures(3, 256, torch.float32).split(1)
@@ -417,8 +619,12 @@ def test_speed_of_lia(tmp_path):
     try:
         with torch.inference_mode():
             prepared, (code, _, features) = model.encode(source[:, None]), their.net.enc(2 * source - 1, None)
-            sides = {"theirs": lambda: (their.net.synthesis(code, [their.net.enc.enc_motion(2 * driving - 1)], features) + 1) / 2,
-                     "ours": lambda: model.render(prepared, model.motion(driving)).frame, "theirs, as their demo": lambda: their.net(2 * source - 1, 2 * driving - 1)}
+            sides = {
+                "theirs": lambda:
+                (their.net.synthesis(code, [their.net.enc.enc_motion(2 * driving - 1)], features) + 1) / 2,
+                "ours": lambda: model.render(prepared, model.motion(driving)).frame,
+                "theirs, as their demo": lambda: their.net(2 * source - 1, 2 * driving - 1)
+            }
             times = {name: [] for name in sides}
             for _ in range(4):
                 for name, side in sides.items():
@@ -426,27 +632,41 @@ def test_speed_of_lia(tmp_path):
             best = {name: min(took) for name, took in times.items()}
             equal_in_levels({"frame": sides["theirs"]()}, {"frame": sides["ours"]()})
     finally: torch.set_num_threads(before)
-    print(f"\n{best}, theirs / ours {best['theirs'] / best['ours']:.2f}, with their demo's loop {best['theirs, as their demo'] / best['ours']:.2f}")
+    print(
+        f"\n{best}, theirs / ours {best['theirs'] / best['ours']:.2f}, with their demo's loop"
+        f" {best['theirs, as their demo'] / best['ours']:.2f}"
+    )
     assert best["theirs"] > 1.5 * best["ours"]
 
 
-@pytest.mark.parametrize("method, names", [("tpsmm", ["vox-256", "taichi-256", "ted-384", "mgif-256"]),
-                                           ("fomm", ["vox-256", "vox-adv-256", "taichi-256", "taichi-adv-256", "mgif-256", "fashion-256", "nemo-256", "bair-256"])])
+@pytest.mark.parametrize(
+    "method, names",
+    [("tpsmm", ["vox-256", "taichi-256", "ted-384", "mgif-256"]),
+     ("fomm",
+      ["vox-256", "vox-adv-256", "taichi-256", "taichi-adv-256", "mgif-256", "fashion-256", "nemo-256", "bair-256"])])
 def test_published_configurations_have_the_same_tensors(method, names, tmp_path):
     "At full width: names and shapes, so also the number of weights. The meta device knows shapes and holds no numbers."
     for name in names:
         settings = published(method, name)
         (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings))
         fields = read_config(method, tmp_path / "p.yaml", {"ted-384": 384}.get(name))
-        with torch.device("meta"): their, our = reference(method, settings), method_class(method)(method_class(method).Config(**fields))
-        shapes = {translate(NAMES[method][n], k): v.shape for n, net in their.networks.items() for k, v in net.state_dict().items() if not k.endswith("down.weight")}
+        with torch.device("meta"):
+            their, our = reference(method, settings), method_class(method)(method_class(method).Config(**fields))
+        shapes = {
+            translate(NAMES[method][n], k): v.shape
+            for n, net in their.networks.items()
+            for k, v in net.state_dict().items() if not k.endswith("down.weight")
+        }
         assert shapes == {k: v.shape for k, v in our.state_dict().items()}, name
-        assert sum(p.numel() for net in their.networks.values() for p in net.parameters()) == sum(p.numel() for p in our.parameters())
+        assert sum(p.numel() for net in their.networks.values()
+                   for p in net.parameters()) == sum(p.numel() for p in our.parameters())
 
 
-# ---- golden numbers ------------------------------------------------------------------------------------------------------------------
+# ---- golden numbers
+# ------------------------------------------------------------------------------------------------------------------
 
-# Computed by the authors' code in float64 from the configurations and drawn weights above (see `python tests/test_official.py`):
+# Computed by the authors' code in float64 from the configurations and drawn weights above (see `python
+# tests/test_official.py`):
 # what `look_at` takes of each result.
 GOLDEN = {
     "tpsmm": {
@@ -537,12 +757,19 @@ GOLDEN = {
 def look_at(found: dict[str, torch.Tensor]) -> dict[str, list[float]]:
     "Five numbers of each result: the mean, and four from all over."
     flat = {k: v.double().flatten() for k, v in found.items()}
-    return {k: [round(x, 10) for x in [v.mean().item(), *(v[int(len(v) * place)].item() for place in (0.11, 0.37, 0.63, 0.89))]] for k, v in flat.items()}
+    return {
+        k: [
+            round(x, 10)
+            for x in [v.mean().item(), *(v[int(len(v) * place)].item() for place in (0.11, 0.37, 0.63, 0.89))]
+        ]
+        for k, v in flat.items()
+    }
 
 
 @pytest.mark.parametrize("method", SMALL)
 def test_golden_numbers(method, tmp_path):
-    model = converted(method, theirs(method, SMALL[method], tmp_path), SMALL[method], tmp_path, *["--size", 64] * (method == "tpsmm"))
+    model = converted(method, theirs(method, SMALL[method], tmp_path), SMALL[method], tmp_path, *["--size", 64] *
+                      (method == "tpsmm"))
     found = look_at(ours(model.double(), *pictures(3, 64).split(1)))
     assert found.keys() == GOLDEN[method].keys()
     for name, numbers in GOLDEN[method].items(): assert found[name] == pytest.approx(numbers, abs=1e-7), name
@@ -551,10 +778,12 @@ def test_golden_numbers(method, tmp_path):
 @pytest.mark.parametrize("method", SMALL)
 def test_golden_numbers_are_the_authors(method):
     their = reference(method, SMALL[method]).fill().to(torch.float64)
-    for name, numbers in look_at(their.run(*pictures(3, 64).split(1))).items(): assert GOLDEN[method][name] == pytest.approx(numbers, abs=1e-9), name
+    for name, numbers in look_at(their.run(*pictures(3, 64).split(1))).items():
+        assert GOLDEN[method][name] == pytest.approx(numbers, abs=1e-9), name
 
 
-# ---- through the door ----------------------------------------------------------------------------------------------------------------
+# ---- through the door
+# ----------------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, dict]:
@@ -567,17 +796,23 @@ def test_weights_arrive_unchanged(made, tmp_path):
         model = converted(method, networks, SMALL[method], tmp_path, *["--size", 64] * (method == "tpsmm"))
         state = model.state_dict()
         if method == "lia": networks = {"gen": lia_tensors(networks["gen"])}
-        arrived = {translate(NAMES[method][n], k): v for n, net in networks.items() if n in NAMES[method] for k, v in net.items() if not k.endswith(("down.weight", "kernel"))}
+        arrived = {
+            translate(NAMES[method][n], k): v
+            for n, net in networks.items() if n in NAMES[method] for k, v in net.items()
+            if not k.endswith(("down.weight", "kernel"))
+        }
         assert arrived.keys() == state.keys() and all(torch.equal(v, state[k]) for k, v in arrived.items())
         about = read_about(tmp_path / "c.safetensors")
-        assert (about["method"], about["variant"], about["checkpoint"]) == (method, "official", "c.pth.tar") and model.config.size == 64
+        assert (about["method"], about["variant"], about["checkpoint"]) == (method, "official",
+                                                                            "c.pth.tar") and model.config.size == 64
 
 
 def test_old_file_format(made, tmp_path, capsys):
     "torch before 1.6 wrote another format, and FOMM is of 2019."
     torch.save(made["fomm"], tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL["fomm"]))
-    assert convert(capsys, "fomm", tmp_path / "old.pth.tar", "--config", tmp_path / "c.yaml", "--out", tmp_path / "o.safetensors")[0] == 0
+    assert convert(capsys, "fomm", tmp_path / "old.pth.tar", "--config", tmp_path / "c.yaml", "--out",
+                   tmp_path / "o.safetensors")[0] == 0
     assert torch.equal(load_weights(tmp_path / "o.safetensors").final.weight, made["fomm"]["generator"]["final.weight"])
 
 
@@ -603,13 +838,15 @@ def test_a_converted_file_animates(made, tmp_path):
     frames = to_uint8(pictures(5, 64))
     Image.fromarray(frames[0]).save(tmp_path / "source.png")
     write_video(tmp_path / "driving.mp4", frames, 10)
-    for words in ("convert tpsmm vox.pth.tar --config vox.yaml --size 64 --out w.safetensors", "animate w.safetensors --source source.png --driving driving.mp4 --mode avd --out out.mp4"):
+    for words in ("convert tpsmm vox.pth.tar --config vox.yaml --size 64 --out w.safetensors",
+                  "animate w.safetensors --source source.png --driving driving.mp4 --mode avd --out out.mp4"):
         done = subprocess.run([ANIMREPRO, *words.split()], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert probe(tmp_path / "out.mp4").frames == 5
 
 
-# ---- bad input -----------------------------------------------------------------------------------------------------------------------
+# ---- bad input
+# -----------------------------------------------------------------------------------------------------------------------
 
 class Bomb:
     "A pickle that would run a command when it is opened."
@@ -628,26 +865,74 @@ CHECKPOINTS = {  # what is wrong: (method, checkpoint from the good one, words o
     "of the other method": ("fomm", lambda n: "tpsmm", ["it is a checkpoint of tpsmm"]),
     "of the other method too": ("tpsmm", lambda n: "fomm", ["it is a checkpoint of fomm"]),
     "no dictionary": ("fomm", lambda n: [1, 2], ["no network kp_detector"]),
-    "network missing": ("tpsmm", lambda n: {k: v for k, v in n.items() if k != "dense_motion_network"}, ["no network dense_motion_network"]),
+    "network missing": (
+        "tpsmm",
+        lambda n: {k: v for k, v in n.items() if k != "dense_motion_network"},
+        ["no network dense_motion_network"],
+    ),
     "network is a number": ("fomm", lambda n: n | {"generator": 3}, ["generator is no table of tensors"]),
     "tensor missing": ("fomm", lambda n: edited(n, "generator", final__bias=None), ["final.bias", "trained with"]),
     "tensor unknown": ("fomm", lambda n: edited(n, "generator", extra__bias=ZERO), ["generator holds extra.bias"]),
-    "layer unknown": ("tpsmm", lambda n: edited(n, "inpainting_network", up_blocks__9__conv__bias=ZERO), ["up_blocks.9.conv.bias"]),
-    "wrong shape": ("fomm", lambda n: edited(n, "kp_detector", kp__bias=ZERO), ["kp.bias has shape [1], the model's is [4]"]),
-    "another blur": ("tpsmm", lambda n: edited(n, "dense_motion_network", down__weight=n["dense_motion_network"]["down.weight"] * 2), ["down.weight is not the blur"]),
-    "AVD of another size": ("tpsmm", lambda n: edited(n, "avd_network", id_encoder__9__bias=ZERO), ["id_encoder.9.bias"]),
+    "layer unknown": (
+        "tpsmm",
+        lambda n: edited(n, "inpainting_network", up_blocks__9__conv__bias=ZERO),
+        ["up_blocks.9.conv.bias"],
+    ),
+    "wrong shape": (
+        "fomm",
+        lambda n: edited(n, "kp_detector", kp__bias=ZERO),
+        ["kp.bias has shape [1], the model's is [4]"],
+    ),
+    "another blur": (
+        "tpsmm",
+        lambda n: edited(n, "dense_motion_network", down__weight=n["dense_motion_network"]["down.weight"] * 2),
+        ["down.weight is not the blur"],
+    ),
+    "AVD of another size": (
+        "tpsmm",
+        lambda n: edited(n, "avd_network", id_encoder__9__bias=ZERO),
+        ["id_encoder.9.bias"],
+    ),
     "lia for tpsmm": ("tpsmm", lambda n: "lia", ["it is a checkpoint of lia"]),
     "fomm for lia": ("lia", lambda n: "fomm", ["it is a checkpoint of fomm"]),
-    "lia: state of another network": ("lia", lambda n: {"gen": {"weight": ZERO}}, ["gen holds no dec.direction.weight", "authors"]),
-    "lia: flat dictionary": ("lia", lambda n: edited(n, "gen", dec__direction__weight=ZERO), ["dec.direction.weight with 2 axes"]),
+    "lia: state of another network": (
+        "lia",
+        lambda n: {"gen": {"weight": ZERO}},
+        ["gen holds no dec.direction.weight", "authors"],
+    ),
+    "lia: flat dictionary": (
+        "lia",
+        lambda n: edited(n, "gen", dec__direction__weight=ZERO),
+        ["dec.direction.weight with 2 axes"],
+    ),
     "lia: tensor missing": ("lia", lambda n: edited(n, "gen", enc__fc__4__bias=None), ["head.4.bias"]),
     "lia: tensor unknown": ("lia", lambda n: edited(n, "gen", dec__extra=ZERO), ["gen holds dec.extra"]),
-    "lia: level unknown": ("lia", lambda n: edited(n, "gen", dec__convs__8__activate__bias=ZERO), ["dec.convs.8.activate.bias", "no place"]),
+    "lia: level unknown": (
+        "lia",
+        lambda n: edited(n, "gen", dec__convs__8__activate__bias=ZERO),
+        ["dec.convs.8.activate.bias", "no place"],
+    ),
     "lia: level missing": ("lia", lambda n: edited(n, "gen", dec__to_flows__3__conv__weight=None), ["no place"]),
-    "lia: a second last layer": ("lia", lambda n: edited(n, "gen", enc__net_app__convs__6__weight=n["gen"]["enc.net_app.convs.5.weight"]), ["enc.net_app.convs.6.weight", "no place"]),
-    "lia: wrong shape": ("lia", lambda n: edited(n, "gen", dec__conv1__activate__bias=torch.zeros(1, 3, 1, 1)), ["dec.conv1.activate.bias has shape [3], the model's is [16]"]),
-    "lia: a batch of weights": ("lia", lambda n: edited(n, "gen", dec__conv1__conv__weight=torch.zeros(2, 16, 16, 3, 3)), ["dec.conv1.conv.weight has shape [2, 16, 16, 3, 3]"]),
-    "lia: another blur": ("lia", lambda n: edited(n, "gen", dec__convs__0__conv__blur__kernel=torch.ones(4, 4)), ["dec.convs.0.conv.blur.kernel is not the blur"]),
+    "lia: a second last layer": (
+        "lia",
+        lambda n: edited(n, "gen", enc__net_app__convs__6__weight=n["gen"]["enc.net_app.convs.5.weight"]),
+        ["enc.net_app.convs.6.weight", "no place"],
+    ),
+    "lia: wrong shape": (
+        "lia",
+        lambda n: edited(n, "gen", dec__conv1__activate__bias=torch.zeros(1, 3, 1, 1)),
+        ["dec.conv1.activate.bias has shape [3], the model's is [16]"],
+    ),
+    "lia: a batch of weights": (
+        "lia",
+        lambda n: edited(n, "gen", dec__conv1__conv__weight=torch.zeros(2, 16, 16, 3, 3)),
+        ["dec.conv1.conv.weight has shape [2, 16, 16, 3, 3]"],
+    ),
+    "lia: another blur": (
+        "lia",
+        lambda n: edited(n, "gen", dec__convs__0__conv__blur__kernel=torch.ones(4, 4)),
+        ["dec.convs.0.conv.blur.kernel is not the blur"],
+    ),
     "lia: too small": ("lia", lambda n: theirs_lia(SMALL["lia"] | {"size": 16}), ["size 16", "use one of these"]),
 }
 
@@ -659,7 +944,8 @@ def test_bad_checkpoints(made, what, tmp_path, capsys):
     torch.save(made[spoilt] if isinstance(spoilt, str) else spoilt, tmp_path / "bad.pth.tar")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL[method]))
     config = [] if method == "lia" else ["--config", tmp_path / "c.yaml"]
-    refused(capsys, tmp_path, [method, tmp_path / "bad.pth.tar", *config] + ["--size", 64] * (method == "tpsmm"), "bad.pth.tar", *words)
+    refused(capsys, tmp_path, [method, tmp_path / "bad.pth.tar", *config] + ["--size", 64] * (method == "tpsmm"),
+            "bad.pth.tar", *words)
 
 
 def refused(capsys, folder: Path, args: list, *words):
@@ -675,19 +961,28 @@ def test_broken_files(made, tmp_path, capsys):
     good, config = tmp_path / "good.pth.tar", tmp_path / "c.yaml"
     torch.save(made["fomm"], good)
     config.write_text(yaml.safe_dump(SMALL["fomm"]))
-    for name, content in {"half": good.read_bytes()[:len(good.read_bytes()) // 2], "empty": b"", "text": b"no weights", "short": good.read_bytes()[:100]}.items():
+    for name, content in {
+            "half": good.read_bytes()[:len(good.read_bytes()) // 2],
+            "empty": b"",
+            "text": b"no weights",
+            "short": good.read_bytes()[:100]
+    }.items():
         (tmp_path / f"{name}.pth.tar").write_bytes(content)
-        refused(capsys, tmp_path, ["fomm", tmp_path / f"{name}.pth.tar", "--config", config], f"{name}.pth.tar", "damaged")
+        refused(capsys, tmp_path, ["fomm", tmp_path / f"{name}.pth.tar", "--config", config], f"{name}.pth.tar",
+                "damaged")
     torch.save(made["fomm"] | {"epoch": Bomb(tmp_path / "exploded")}, tmp_path / "bomb.pth.tar")
     (tmp_path / "raw.pth.tar").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-    refused(capsys, tmp_path, ["fomm", tmp_path / "bomb.pth.tar", "--config", config], "bomb.pth.tar", "holds code or objects")
+    refused(capsys, tmp_path, ["fomm", tmp_path / "bomb.pth.tar", "--config", config], "bomb.pth.tar",
+            "holds code or objects")
     refused(capsys, tmp_path, ["fomm", tmp_path / "raw.pth.tar", "--config", config], "raw.pth.tar")
     assert not (tmp_path / "exploded").exists()
-    refused(capsys, tmp_path, ["fomm", tmp_path / "nowhere.pth.tar", "--config", config], "nowhere.pth.tar: no such checkpoint")
+    refused(capsys, tmp_path, ["fomm", tmp_path / "nowhere.pth.tar", "--config", config],
+            "nowhere.pth.tar: no such checkpoint")
     refused(capsys, tmp_path, ["fomm", tmp_path, "--config", config], tmp_path.name)
     refused(capsys, tmp_path, ["fomm", good, "--config", tmp_path / "nowhere.yaml"], "nowhere.yaml: no such file")
     refused(capsys, tmp_path, ["fomm", good, "--config", config, "--out", good], "is also")
-    refused(capsys, tmp_path, ["fomm", good, "--config", config, "--out", config / "w.safetensors"], "cannot be written")
+    refused(capsys, tmp_path, ["fomm", good, "--config", config, "--out", config / "w.safetensors"],
+            "cannot be written")
 
 
 CONFIGS = {  # what is wrong: method, text of the file or changes to the good one, more arguments, words of the message
@@ -701,12 +996,22 @@ CONFIGS = {  # what is wrong: method, text of the file or changes to the good on
     "of the other method too": ("tpsmm", FOMM, [], ["a configuration of fomm, not of tpsmm"]),
     "grey pictures": ("fomm", dict(common_params__num_channels=1), [], ["num_channels 1"]),
     "unknown section": ("tpsmm", dict(region_predictor_params={}), [], ["region_predictor_params"]),
-    "unknown parameter": ("tpsmm", dict(dense_motion_params__num_regions=3), [], ["model_params.dense_motion_params", "num_regions"]),
+    "unknown parameter": (
+        "tpsmm",
+        dict(dense_motion_params__num_regions=3),
+        [],
+        ["model_params.dense_motion_params", "num_regions"],
+    ),
     "parameter missing": ("tpsmm", dict(generator_params__max_features=None), [], ["max_features is missing"]),
     "text for a number": ("fomm", dict(common_params__num_kp="ten"), [], ["num_kp", "no int"]),
     "no keypoints": ("fomm", dict(common_params__num_kp=0), [], ["num_kp: 0 is not positive"]),
     "negative levels": ("tpsmm", dict(dense_motion_params__num_blocks=-2), [], ["num_blocks: -2 is not positive"]),
-    "no dense motion": ("fomm", dict(generator_params__dense_motion_params=None), [], ["dense_motion_params is missing"]),
+    "no dense motion": (
+        "fomm",
+        dict(generator_params__dense_motion_params=None),
+        [],
+        ["dense_motion_params is missing"],
+    ),
     "odd scale": ("tpsmm", dict(dense_motion_params__scale_factor=0.3), [], ["scale_factor 0.3"]),
     "two scales": ("fomm", dict(kp_detector_params__scale_factor=0.5), [], ["different values of scale_factor"]),
     "other widths": ("fomm", dict(generator_params__block_expansion=16), [], ["bad.pth.tar", "the model's is"]),
@@ -737,7 +1042,8 @@ def test_click_names_methods(capsys, tmp_path):
 def test_lia_needs_no_configuration(made, tmp_path, capsys):
     torch.save(made["lia"], tmp_path / "vox.pt")
     (tmp_path / "c.yaml").write_text(FOMM)
-    for option in (["--config", tmp_path / "c.yaml"], ["--size", 64], ["--no-align-corners"]): refused(capsys, tmp_path, ["lia", tmp_path / "vox.pt", *option], option[0].replace("no-", ""), "leave it out")
+    for option in (["--config", tmp_path / "c.yaml"], ["--size", 64], ["--no-align-corners"]):
+        refused(capsys, tmp_path, ["lia", tmp_path / "vox.pt", *option], option[0].replace("no-", ""), "leave it out")
 
 
 if __name__ == "__main__":
@@ -745,6 +1051,7 @@ if __name__ == "__main__":
     for method in SMALL:
         their = reference(method, SMALL[method]).fill().to(torch.float64)
         print(f'    "{method}": {{')
-        for name, numbers in look_at(their.run(*pictures(3, 64).split(1))).items(): print(f"        {name!r}: {numbers},".replace("'", '"'))
+        for name, numbers in look_at(their.run(*pictures(3, 64).split(1))).items():
+            print(f"        {name!r}: {numbers},".replace("'", '"'))
         print("    },")
     print("}")

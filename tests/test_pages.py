@@ -16,7 +16,10 @@ def prose(path: Path) -> str:
     if path.suffix == ".md": text = path.read_text(encoding="utf8")
     else:
         cells = json.loads(path.read_text(encoding="utf8"))["cells"]
-        shown = [o["data"]["text/markdown"] for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
+        shown = [
+            o["data"]["text/markdown"] for c in cells for o in c.get("outputs", [])
+            if "text/markdown" in o.get("data", {})
+        ]
         text = "\n\n".join("".join(s) for s in [c["source"] for c in cells if c["cell_type"] == "markdown"] + shown)
     return re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", text, flags=re.S)
 
@@ -25,7 +28,9 @@ def anchors(path: Path) -> set:
     "Places in a page that a link may name: `<a id>` and headings, as GitHub spells them."
     text = path.read_text(encoding="utf8") if path.suffix == ".md" else prose(path)
     heads = re.findall(r"^#+ (.*)$", text, re.M)
-    return set(re.findall(r'<a id="([^"]+)"', text)) | {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in heads}
+    return set(re.findall(r'<a id="([^"]+)"',
+                          text)) | {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-")
+                                    for h in heads}
 
 
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -36,8 +41,10 @@ def test_links_lead_somewhere(path):
         name, _, place = target.partition("#")
         file = (path.parent / name).resolve() if name else path
         if not file.exists() or not file.is_relative_to(ROOT): broken.append(f"{target}: no such file")
-        elif place and file.suffix in (".md", ".ipynb") and place not in anchors(file): broken.append(f"{target}: no such place there")
-    assert not broken, f"{path.relative_to(ROOT)}: links are relative to the file that has them\n  " + "\n  ".join(broken)
+        elif place and file.suffix in (".md", ".ipynb") and place not in anchors(file):
+            broken.append(f"{target}: no such place there")
+    assert not broken, f"{path.relative_to(ROOT)}: links are relative to the file that has them\n  " + "\n  ".join(
+        broken)
 
 
 def test_the_map_names_every_notebook():
@@ -53,6 +60,9 @@ def test_every_figure_of_record_is_shown():
 
 
 def test_lines_fit_a_screen():
-    long = [f"{name}: {line[:60]} … ({len(line)})" for name in WRAPPED for c in json.loads((NBS / name).read_text(encoding="utf8"))["cells"]
-            if c["cell_type"] == "code" for line in "".join(c["source"]).splitlines() if len(line) > 120]
+    long = [
+        f"{name}: {line[:60]} … ({len(line)})" for name in WRAPPED
+        for c in json.loads((NBS / name).read_text(encoding="utf8"))["cells"] if c["cell_type"] == "code"
+        for line in "".join(c["source"]).splitlines() if len(line) > 120
+    ]
     assert not long, "lines of code have 120 columns at most\n  " + "\n  ".join(long)

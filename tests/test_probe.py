@@ -34,7 +34,8 @@ def test_truth_in_the_code_is_found_under_any_linear_mixture(samples):
 
 def test_a_trait_in_the_code_is_a_leak(samples):
     noise = [rng(i, "noise").normal(size=(len(s.clips), 3)) for i, s in enumerate(samples)]
-    leaking, clean = (score(*(coded(s, motion=n + k * s.truth["skin"]) for s, n in zip(samples, noise))).set_index("target") for k in (20, 0))
+    leaking, clean = (score(*(coded(s, motion=n + k * s.truth["skin"])
+                              for s, n in zip(samples, noise))).set_index("target") for k in (20, 0))
     assert leaking.low["skin"] > 0.5 > clean.value["skin"] and leaking.kind["skin"] == "identity"
 
 
@@ -49,7 +50,8 @@ def test_the_interval_is_over_clips_and_not_over_frames():
     y = rng(0, "level").normal(size=10)[clips][:, None]
     guess = y + np.repeat(rng(1, "level").normal(size=10) * np.arange(10) / 5, 100)[:, None]
     by_clip, by_frame = (explained(y, guess, y.mean(0), c) for c in (clips, np.arange(1000)))
-    assert by_clip.value == pytest.approx(by_frame.value) and by_clip.high - by_clip.low > 3 * (by_frame.high - by_frame.low)
+    assert by_clip.value == pytest.approx(
+        by_frame.value) and by_clip.high - by_clip.low > 3 * (by_frame.high - by_frame.low)
 
 
 def test_a_long_code_of_noise_is_held_back_by_the_penalty():
@@ -61,7 +63,8 @@ def test_a_long_code_of_noise_is_held_back_by_the_penalty():
 def test_a_direction_that_is_a_parameter_is_named_and_identity_is_not_seen(samples):
     held = samples[1]
     table, chance = directions(coded(held, motion=np.hstack([-3 * held.truth["roll"], held.truth["wall"]])))
-    assert table.roll[1] == pytest.approx(-1) and table.drop(columns="spread").loc[2:].abs().to_numpy().max() < 1e-6 and 0 < chance < 1
+    assert table.roll[1] == pytest.approx(-1) and table.drop(
+        columns="spread").loc[2:].abs().to_numpy().max() < 1e-6 and 0 < chance < 1
     assert table.spread[1] > 0 and table.spread[2] < 1e-6 and set(TRAITS).isdisjoint(table)
     assert 1 / 13 < concentration(table) <= 1
 
@@ -69,4 +72,7 @@ def test_a_direction_that_is_a_parameter_is_named_and_identity_is_not_seen(sampl
 def test_clips_that_are_not_puppets_are_refused(tmp_path):
     with StoreWriter(tmp_path / "mine.zip", 32) as writer:
         for split in ("train", "test"): writer.add(split, split, np.zeros((3, 32, 32, 3), np.uint8), 25)
-    with pytest.raises(UserError, match="is no puppet"): probe(create_model("fomm", dict(width=8, levels=2, ceiling=16, motion_width=8, motion_levels=2, motion_ceiling=16)).eval(), FrameStore(tmp_path / "mine.zip"))
+    with pytest.raises(UserError, match="is no puppet"):
+        probe(
+            create_model("fomm", dict(width=8, levels=2, ceiling=16, motion_width=8, motion_levels=2,
+                                      motion_ceiling=16)).eval(), FrameStore(tmp_path / "mine.zip"))

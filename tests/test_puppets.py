@@ -3,7 +3,8 @@ import time
 import numpy as np
 import pytest
 import animrepro.data.puppets as puppets
-from animrepro.data.puppets import LANDMARKS, PARTS, REGIONS, Motion, correspondence, render, sample_identity, sample_motion
+from animrepro.data.puppets import (LANDMARKS, PARTS, REGIONS, Motion, correspondence, render, sample_identity,
+    sample_motion)
 
 SIZE = 64
 
@@ -16,7 +17,11 @@ def part_near(clip, name, radius=1):
     i, n = LANDMARKS.index(name), clip.parts.shape[1]
     for t in np.flatnonzero(clip.visible[:, i]):
         x, y = ((clip.landmarks[t, i] + 1) * n / 2).astype(int)
-        yield {PARTS[k] for k in np.unique(clip.parts[t, max(0, y - radius):y + radius + 1, max(0, x - radius):x + radius + 1])}
+        yield {
+            PARTS[k]
+            for k in np.unique(clip.parts[t, max(0, y - radius):y + radius + 1,
+                                          max(0, x - radius):x + radius + 1])
+        }
 
 def test_shapes_and_types(clips):
     clip = clips[0]
@@ -28,7 +33,8 @@ def test_shapes_and_types(clips):
 
 def test_same_seeds_same_bytes():
     a, b = (render(sample_identity(3), sample_motion(4, 10), SIZE) for _ in range(2))
-    for name in ("frames", "parts", "landmarks", "visible"): assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
+    for name in ("frames", "parts", "landmarks", "visible"):
+        assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
 
 def test_other_seed_other_picture():
     one, other = (render(sample_identity(s), sample_motion(0, 2), SIZE).frames.astype(float) for s in (0, 1))
@@ -43,11 +49,16 @@ def test_longer_motion_continues_the_shorter():
     short, long = sample_motion(1, 10).parameters(), sample_motion(1, 50).parameters()
     assert all((short[k] == long[k][:10]).all() for k in short)
 
-@pytest.mark.parametrize("name, parts", [
-    ("lower lip", {"lips", "mouth", "beard"}), ("upper lip", {"lips", "mouth", "beard"}), ("nose tip", {"nose"}), ("left pupil", {"iris", "glasses"}), ("right pupil", {"iris", "glasses"}),
-    ("left mouth corner", {"lips"}), ("left brow inner", {"brow", "glasses"}), ("right eye outer", {"sclera", "iris", "eyelid", "glasses"}), ("right shoulder", {"shoulders"}), ("chin", {"skin", "beard"})])
+@pytest.mark.parametrize("name, parts", [("lower lip", {"lips", "mouth", "beard"}),
+                                         ("upper lip", {"lips", "mouth", "beard"}), ("nose tip", {"nose"}),
+                                         ("left pupil", {"iris", "glasses"}), ("right pupil", {"iris", "glasses"}),
+                                         ("left mouth corner", {"lips"}), ("left brow inner", {"brow", "glasses"}),
+                                         ("right eye outer", {"sclera", "iris", "eyelid", "glasses"}),
+                                         ("right shoulder", {"shoulders"}), ("chin", {"skin", "beard"})])
 def test_landmarks_lie_on_their_part(clips, name, parts):
-    found = [bool(near & parts) for clip in clips.values() for near in part_near(clip, name, 3 if "corner" in name else 1)]
+    found = [
+        bool(near & parts) for clip in clips.values() for near in part_near(clip, name, 3 if "corner" in name else 1)
+    ]
     assert len(found) > 20 and np.mean(found) > 0.95
 
 def test_closed_lids_hide_the_iris():
@@ -62,7 +73,8 @@ def bilinear(picture, flow):
     n = picture.shape[0]
     u = np.clip((flow + 1) * n / 2 - 0.5, 0, n - 1.001)
     i, w = u.astype(int), (u % 1)[..., None, :]
-    row = lambda dy: picture[i[..., 1] + dy, i[..., 0]] * (1 - w[..., 0]) + picture[i[..., 1] + dy, i[..., 0] + 1] * w[..., 0]
+    row = lambda dy: picture[i[..., 1] + dy, i[..., 0]] * (1 - w[..., 0]) + picture[i[..., 1] + dy, i[..., 0] + 1] * w[
+        ..., 0]
     return row(0) * (1 - w[..., 1]) + row(1) * w[..., 1]
 
 @pytest.mark.parametrize("seed", range(6))
@@ -77,7 +89,8 @@ def test_correspondence_reproduces_the_target(seed, monkeypatch):
     assert valid.mean() > 0.4
     warped = np.stack([bilinear(clip.frames[s].astype(float), f) for s, f in zip(source, flow)])
     error = np.abs(warped - clip.frames[target]).mean(-1)
-    for part, limit in (("background", 1.0), ("skin", 6.0), ("shoulders", 4.0), ("hair", 8.0), ("lips", 12.0), ("iris", 24.0)):
+    for part, limit in (("background", 1.0), ("skin", 6.0), ("shoulders", 4.0), ("hair", 8.0), ("lips", 12.0), ("iris",
+                                                                                                                24.0)):
         here = valid & (clip.parts[target] == PARTS.index(part))
         if here.sum() > 40: assert error[here].mean() < limit, part
     same = error[2][valid[2]]

@@ -4,7 +4,8 @@ import numpy as np, pandas as pd, pytest
 from animrepro.core import UserError
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.video import read_frames, write_video
-from animrepro.study import QUESTIONS, Booth, Study, clips_of, fleiss, preference, publish, read_votes, remaining, results, store_vote, trials, vote_file
+from animrepro.study import (QUESTIONS, Booth, Study, clips_of, fleiss, preference, publish, read_votes, remaining,
+    results, store_vote, trials, vote_file)
 from animrepro.tables import TABLES, Evidence, missing_block, study_blocks
 
 CLIPS, FIRST = 6, QUESTIONS["TPSMM"]["continuity"]
@@ -14,7 +15,9 @@ CLIPS, FIRST = 6, QUESTIONS["TPSMM"]["continuity"]
 def study(tmp_path):
     "Two methods' outputs for the same six clips, in different pictures, and TPSMM's two questions."
     for method in ("ours", "theirs"):
-        for i in range(CLIPS): write_video(tmp_path / method / f"{i}.mp4", render(sample_identity(i + (method == "ours") * 50), sample_motion(i, 3), 32).frames, 10)
+        for i in range(CLIPS):
+            write_video(tmp_path / method / f"{i}.mp4",
+                        render(sample_identity(i + (method == "ours") * 50), sample_motion(i, 3), 32).frames, 10)
     return Study({"ours": tmp_path / "ours", "theirs": tmp_path / "theirs"}, tmp_path / "votes", "TPSMM")
 
 
@@ -31,7 +34,8 @@ def test_clicks_store_what_was_on_that_side(study, tmp_path):
     booth, plan = Booth(study, "anna", pause=0), trials(study, "anna")
     for i, trial in enumerate(plan):
         assert f"{i + 1} of {2 * CLIPS}: {trial.question}" in booth.text.value
-        for shown, wanted in zip(booth.videos, clips_of(study, trial)): assert np.abs(pictures(shown.value, tmp_path) - pictures(wanted, tmp_path)).mean() < 1
+        for shown, wanted in zip(booth.videos, clips_of(study, trial)):
+            assert np.abs(pictures(shown.value, tmp_path) - pictures(wanted, tmp_path)).mean() < 1
         click(booth, "left" if trial.left == "ours" else "right")
         assert len(read_votes(study, "anna")) == i + 1, "a vote is on the disk before the next pair is shown"
     assert "Thank you" in booth.text.value and booth.stage.layout.display == "none"
@@ -70,13 +74,15 @@ def test_order_and_sides_are_the_raters_own(study):
     assert trials(Study(study.methods, study.votes, "TPSMM", seed=1), "rater-0") != plans[0]
     for plan in plans:
         assert sum(t.left == "ours" for t in plan) == CLIPS, "half of the pairs, two questions each"
-        assert sorted((t.pair, t.question) for t in plan) == sorted((f"{i}.mp4", q) for i in range(CLIPS) for q in QUESTIONS["TPSMM"].values())
+        assert sorted((t.pair, t.question) for t in plan) == sorted(
+            (f"{i}.mp4", q) for i in range(CLIPS) for q in QUESTIONS["TPSMM"].values())
     assert len({next(t.left for t in p if t.pair == "0.mp4") for p in plans}) == 2
 
 
 def test_videos_that_can_be_told_apart_are_refused(study):
     write_video(study.methods["ours"] / "0.mp4", render(sample_identity(0), sample_motion(0, 4), 32).frames, 10)
-    with pytest.raises(UserError, match="0.mp4: . frames .* make both alike"): clips_of(study, next(t for t in trials(study, "anna") if t.pair == "0.mp4"))
+    with pytest.raises(UserError, match="0.mp4: . frames .* make both alike"):
+        clips_of(study, next(t for t in trials(study, "anna") if t.pair == "0.mp4"))
     booth = Booth(study, "anna", pause=0)
     for _ in range(2 * CLIPS): click(booth, "left")
     assert "make both alike" in booth.text.value and "0.mp4" not in {v["pair"] for v in read_votes(study, "anna")}
@@ -110,7 +116,9 @@ def test_exact_intervals():
 
 def test_kappa_and_where_it_is_undefined():
     assert fleiss([[2, 0], [0, 2]]).kappa == pytest.approx(1) and fleiss([[1, 1], [1, 1]]).kappa == pytest.approx(-1)
-    for counts, why in (([[1, 0], [0, 1]], "two raters"), (np.zeros((0, 2), int), "two raters"), ([[2, 0], [3, 0]], "different numbers"), ([[3, 0], [3, 0]], "all votes are the same")):
+    for counts, why in (([[1, 0], [0, 1]], "two raters"), (np.zeros(
+        (0, 2), int), "two raters"), ([[2, 0], [3, 0]], "different numbers"), ([[3, 0],
+                                                                                [3, 0]], "all votes are the same")):
         found = fleiss(counts)
         assert math.isnan(found.kappa) and why in found.why
 
@@ -119,7 +127,8 @@ def test_results_by_hand(study):
     "Anna finds `ours` better in all, Ben in three of six, and Cara stopped after two pairs."
     for rater, ours, answers in (("anna", CLIPS, CLIPS), ("ben", 3, CLIPS), ("cara", 2, 2)):
         seen = [t for t in trials(study, rater) if t.question == FIRST][:answers]
-        for i, trial in enumerate(seen): store_vote(study, rater, trial, "left" if (trial.left == "ours") == (i < ours) else "right", 1)
+        for i, trial in enumerate(seen):
+            store_vote(study, rater, trial, "left" if (trial.left == "ours") == (i < ours) else "right", 1)
     line = results(study).loc[FIRST]
     assert (line.votes, line.pairs, line.raters, line.common_pairs) == (14, 6, 3, 2)
     assert (line.preferred, line.low, line.high) == pytest.approx(preference(11, 14))

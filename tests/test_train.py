@@ -25,7 +25,11 @@ def store(tmp_path_factory):
 
 
 def run(store, out, loss=None, seed=0, resume=False, model=SMALL, **schedule):
-    config = MethodConfig(model, loss or LossConfig(levels=3), TrainConfig(**{**dict(steps=6, batch=4, lr=1e-3, save_every=2), **schedule}))
+    config = MethodConfig(model, loss or LossConfig(levels=3),
+                          TrainConfig(**{
+                              **dict(steps=6, batch=4, lr=1e-3, save_every=2),
+                              **schedule
+                          }))
     return train(store, "implicit_warping", config, seed, out, resume)
 
 
@@ -36,20 +40,29 @@ def test_same_seed_same_bytes_other_seed_other_weights(store, tmp_path):
 
 def test_workers_change_nothing(store, tmp_path):
     run(store, tmp_path / "none"), run(store, tmp_path / "two", workers=2)
-    assert all(torch.equal(a, b) for a, b in zip(load_file(tmp_path / "none/weights.safetensors").values(), load_file(tmp_path / "two/weights.safetensors").values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(
+            load_file(tmp_path / "none/weights.safetensors").values(),
+            load_file(tmp_path / "two/weights.safetensors").values()))
 
 
-SPLINES = dict(size=32, step=2, transforms=2, resnet_width=8, resnet_norm="group", motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16,
-               norm="group", inpainting_norm="none", down=2, avd_width=8, avd_shape=4, avd_pose=4)
+SPLINES = dict(size=32, step=2, transforms=2, resnet_width=8, resnet_norm="group", motion_width=8, motion_levels=2,
+               motion_ceiling=16, features=8, features_ceiling=16, norm="group", inpainting_norm="none", down=2,
+               avd_width=8, avd_shape=4, avd_pose=4)
 
 
 def run_splines(store, out, seed=0, resume=False, model=SPLINES, avd=AvdConfig(steps=20, batch=8), **schedule):
-    config = MethodConfig(model, LossConfig(levels=3), TrainConfig(**{**dict(steps=6, batch=4, lr=1e-3, save_every=2, sources=1), **schedule}), avd)
+    config = MethodConfig(model, LossConfig(levels=3),
+                          TrainConfig(**{
+                              **dict(steps=6, batch=4, lr=1e-3, save_every=2, sources=1),
+                              **schedule
+                          }), avd)
     return train(store, "tpsmm", config, seed, out, resume)
 
 
 def test_avd_learns_after_the_model_and_leaves_it_alone(store, tmp_path):
-    with_avd, without = load_file(run_splines(store, tmp_path / "a")), load_file(run_splines(store, tmp_path / "b", avd=AvdConfig(steps=1, batch=8)))
+    with_avd, without = load_file(run_splines(store, tmp_path / "a")), load_file(
+        run_splines(store, tmp_path / "b", avd=AvdConfig(steps=1, batch=8)))
     changed = {k.split(".")[0] for k in with_avd if not torch.equal(with_avd[k], without[k])}
     assert changed == {"avd"}
 
@@ -67,10 +80,13 @@ def test_splines_resume_to_the_same_bytes(store, tmp_path, monkeypatch):
 
 
 def test_clip_and_decay_change_what_they_name(store, tmp_path):
-    plain, clipped, decayed = (load_file(run_splines(store, tmp_path / n, steps=2, **change)) for n, change in (("p", {}), ("c", dict(clip=1e-9)), ("d", dict(weight_decay=0.1))))
-    # Adam does not feel a common factor, but at 1e-9 its epsilon outweighs the gradients of the clipped parts; the others learn as before in the first step.
+    plain, clipped, decayed = (load_file(run_splines(store, tmp_path / n, steps=2, **change))
+                               for n, change in (("p", {}), ("c", dict(clip=1e-9)), ("d", dict(weight_decay=0.1))))
+    # Adam does not feel a common factor, but at 1e-9 its epsilon outweighs the gradients of the clipped parts; the
+    # others learn as before in the first step.
     move = lambda a, b, part: max((a[k] - b[k]).abs().max().item() for k in a if k.startswith(part))
-    assert move(plain, clipped, "detector") > 1e-4 and move(plain, clipped, "dense") > 1e-4 and move(plain, decayed, "final") > 1e-6
+    assert move(plain, clipped, "detector") > 1e-4 and move(plain, clipped, "dense") > 1e-4 and move(
+        plain, decayed, "final") > 1e-6
 
 
 PROJECT = """
@@ -95,7 +111,9 @@ def project(tmp_path):
     return tmp_path
 
 
-def command(project, *args): return [ANIMREPRO, "train", "tiny", "implicit_warping", *args], dict(cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def command(project, *args):
+    return [ANIMREPRO, "train", "tiny", "implicit_warping", *args], dict(cwd=project, stdout=subprocess.PIPE,
+                                                                         stderr=subprocess.PIPE)
 
 
 def test_killed_and_resumed_is_uninterrupted(project):
@@ -107,7 +125,8 @@ def test_killed_and_resumed_is_uninterrupted(project):
     deadline = time.time() + 120
     while not state.exists() and process.poll() is None and time.time() < deadline: time.sleep(0.02)
     process.send_signal(signal.SIGKILL); process.wait()
-    assert state.exists() and not (project / "twice/weights.safetensors").exists(), "the run was over before it could be killed"
+    assert state.exists() and not (project
+                                   / "twice/weights.safetensors").exists(), "the run was over before it could be killed"
     subprocess.run(args, check=True, **how)
     assert json.loads((project / "twice/run.json").read_text())["resumed_at"]
     assert sha256(project / "once/weights.safetensors") == sha256(project / "twice/weights.safetensors")
@@ -125,7 +144,10 @@ def test_resuming_a_finished_run_does_nothing(store, tmp_path, monkeypatch):
     import animrepro.train
     whole = run(store, tmp_path / "a")
     before = {p.name: p.stat().st_mtime_ns for p in whole.parent.iterdir()}
-    assert run(store, tmp_path / "a", resume=True) == whole and before == {p.name: p.stat().st_mtime_ns for p in whole.parent.iterdir()}
+    assert run(store, tmp_path / "a", resume=True) == whole and before == {
+        p.name: p.stat().st_mtime_ns
+        for p in whole.parent.iterdir()
+    }
     monkeypatch.setattr(animrepro.train, "code_digest", lambda: "of other code")
     run(store, tmp_path / "a", resume=True)
     assert before["run.json"] != (tmp_path / "a/run.json").stat().st_mtime_ns
@@ -148,7 +170,10 @@ def test_a_diverged_training_fails(store, tmp_path):
 def torchrun(*options):
     "The command before that of one of two gloo processes, which join on a free port of this machine."
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", *options, "--no-python"]
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", f"127.0.0.1:{port}", *options, "--no-python"
+    ]
 
 
 def test_two_processes_agree_with_one(project):
@@ -166,9 +191,11 @@ def test_two_processes_agree_with_one(project):
 
 
 def test_a_killed_process_of_two_is_restarted(project):
-    "torchrun starts both anew when one is killed. They go on from the last state, to the weights of a run that nothing disturbed. Each is killed once."
+    """torchrun starts both anew when one is killed. They go on from the last state, to the weights of a run that
+    nothing disturbed. Each is killed once."""
     args, how = command(project, "--steps", "40", "--resume", "--out", "once")
-    how["env"] = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else the new processes read where the dead ones were to be found
+    # else the new processes read where the dead ones were to be found
+    how["env"] = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     subprocess.run([*torchrun(), *args], check=True, timeout=300, **how)
     both = subprocess.Popen([*torchrun("--max-restarts", "2"), *args[:-1], "twice"], **how)
     state, deadline, steps = project / "twice/state.pt", time.time() + 400, []
@@ -190,7 +217,8 @@ def test_a_killed_process_of_two_is_restarted(project):
 def test_adversarial_training_moves_both(store, tmp_path):
     run(store, tmp_path / "gan", loss=LossConfig(levels=3, adversarial=1.0))
     rows = list(csv.DictReader(open(tmp_path / "gan/curve.csv")))
-    assert {"adversarial", "feature_matching", "discriminator"} <= set(rows[0]) and rows[0]["discriminator"] != rows[-1]["discriminator"]
+    assert {"adversarial", "feature_matching", "discriminator"} <= set(
+        rows[0]) and rows[0]["discriminator"] != rows[-1]["discriminator"]
     # Killed and resumed, the discriminator goes on as well.
     from animrepro import train as module
     original = module.updates
@@ -202,7 +230,8 @@ def test_adversarial_training_moves_both(store, tmp_path):
     try:
         with pytest.raises(KeyboardInterrupt): run(store, tmp_path / "cut", loss=LossConfig(levels=3, adversarial=1.0))
     finally: module.updates = original
-    assert sha256(run(store, tmp_path / "cut", loss=LossConfig(levels=3, adversarial=1.0), resume=True)) == sha256(tmp_path / "gan/weights.safetensors")
+    assert sha256(run(store, tmp_path / "cut", loss=LossConfig(levels=3, adversarial=1.0),
+                      resume=True)) == sha256(tmp_path / "gan/weights.safetensors")
 
 
 def test_bf16_trains(store, tmp_path):
@@ -222,9 +251,11 @@ def test_fine_tuning_at_double_size_starts_from_the_weights(store, tmp_path):
 
 def test_batch_that_cannot_be_shared_is_refused(store):
     from animrepro.data.pairs import Draw, Pairs, loader
-    with pytest.raises(UserError, match="choose a multiple"): loader(Pairs(store, "train", Draw(2), 0), 5, range(1), 0, 2)
+    with pytest.raises(UserError, match="choose a multiple"):
+        loader(Pairs(store, "train", Draw(2), 0), 5, range(1), 0, 2)
 
 
 def test_weights_of_another_architecture_are_refused(store, tmp_path):
     small = run(store, tmp_path / "small", steps=1)
-    with pytest.raises(UserError, match="another architecture"): run(store, tmp_path / "wide", model=dict(SMALL, values=32), init=str(small), steps=1)
+    with pytest.raises(UserError, match="another architecture"):
+        run(store, tmp_path / "wide", model=dict(SMALL, values=32), init=str(small), steps=1)

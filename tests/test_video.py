@@ -5,8 +5,8 @@ from pathlib import Path
 import av, numpy as np, pytest
 from PIL import Image
 from animrepro.core import UserError, rng
-from animrepro.data.video import (FORMATS, VideoWriter, fit_square, frame_files, frame_rate, is_strip, iterate_frames, probe, read_frames,
-                                  read_image, write_video)
+from animrepro.data.video import (FORMATS, VideoWriter, fit_square, frame_files, frame_rate, is_strip, iterate_frames,
+    probe, read_frames, read_image, write_video)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -14,7 +14,9 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def movie(frames=12, h=48, w=64):
     "A smooth moving pattern `uint8 (T, H, W, 3)`."
     t, y, x = np.mgrid[:frames, :h, :w]
-    return np.stack([128 + 80 * np.sin((x + 2 * t) / 9), 128 + 80 * np.sin((y - t) / 7), 128 + 40 * np.sin((x + y) / 11)], -1).astype(np.uint8)
+    return np.stack(
+        [128 + 80 * np.sin((x + 2 * t) / 9), 128 + 80 * np.sin((y - t) / 7), 128 + 40 * np.sin(
+            (x + y) / 11)], -1).astype(np.uint8)
 
 
 def psnr(a, b):
@@ -44,7 +46,12 @@ def refused(call, *words):
     return message
 
 
-@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(25), Fraction(60), Fraction(10), 29.97002997, 12.5])
+@pytest.mark.parametrize(
+    "rate", [Fraction(30000, 1001),
+             Fraction(24000, 1001),
+             Fraction(25),
+             Fraction(60),
+             Fraction(10), 29.97002997, 12.5])
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_rate_and_count_survive(tmp_path, suffix, rate):
     path = write_video(tmp_path / f"a{suffix}", movie(37), rate)
@@ -89,7 +96,8 @@ def test_odd_sizes(tmp_path, h, w):
         assert back.shape[1:3] == ((h + h % 2, w + w % 2) if suffix in (".mp4", ".mov") else (h, w))
 
 
-@pytest.mark.parametrize("codec, suffix", [("libvpx-vp9", ".webm"), ("mpeg4", ".avi"), ("libx264", ".mp4"), ("libx264", ".mov")])
+@pytest.mark.parametrize("codec, suffix", [("libvpx-vp9", ".webm"), ("mpeg4", ".avi"), ("libx264", ".mp4"),
+                                           ("libx264", ".mov")])
 def test_containers_and_cuts(tmp_path, codec, suffix):
     noise = rng(0, "noise").integers(0, 256, (37, 48, 64, 3), dtype=np.uint8)
     path = encode(tmp_path / f"a{suffix}", noise, codec, **({"movflags": "+faststart"} if codec == "libx264" else {}))
@@ -110,11 +118,15 @@ def test_limit_reads_the_start_of_a_broken_file(tmp_path):
     assert 3 < count < 37 and len(read_frames(path, limit=3).frames) == 3
 
 
-@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libx264", ".mkv"), ("libvpx-vp9", ".webm"), ("mpeg4", ".avi"), ("libx264", ".mov")])
+@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libx264", ".mkv"), ("libvpx-vp9", ".webm"),
+                                           ("mpeg4", ".avi"), ("libx264", ".mov")])
 @pytest.mark.parametrize("share", [0.95, 0.99, 0.999])
 def test_the_last_frames_are_missed(tmp_path, codec, suffix, share):
     noise = rng(0, "noise").integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
-    path = encode(tmp_path / f"a{suffix}", noise, codec, **({"movflags": "+faststart"} if suffix in (".mp4", ".mov") else {}))
+    path = encode(tmp_path / f"a{suffix}", noise, codec,
+                  **({
+                      "movflags": "+faststart"
+                  } if suffix in (".mp4", ".mov") else {}))
     assert probe(path).frames == 60
     refused(lambda: probe(cut(path, share)), f"cut{share}", "readable frames")
 
@@ -122,8 +134,10 @@ def test_the_last_frames_are_missed(tmp_path, codec, suffix, share):
 def test_bounds(tmp_path, monkeypatch):
     import animrepro.data.video as video
     path = write_video(tmp_path / "a.mp4", movie(12), 25)
-    for bound, value, call, words in (("LONGEST", 11, lambda: probe(path), "more than 11 frames"), ("ROOM", 48 * 64 * 3 * 11, lambda: read_frames(path), "do not fit into memory"),
-                                      ("LARGEST", 48 * 64 - 1, lambda: probe(path), "too large"), ("FASTEST", 24, lambda: frame_rate(path), "frames per second")):
+    for bound, value, call, words in (("LONGEST", 11, lambda: probe(path), "more than 11 frames"),
+                                      ("ROOM", 48 * 64 * 3 * 11, lambda: read_frames(path), "do not fit into memory"),
+                                      ("LARGEST", 48 * 64 - 1, lambda: probe(path),
+                                       "too large"), ("FASTEST", 24, lambda: frame_rate(path), "frames per second")):
         monkeypatch.setattr(video, bound, value)
         refused(call, "a.mp4", words)
         monkeypatch.undo()
@@ -163,7 +177,8 @@ def test_not_videos(tmp_path):
 
 def test_sound_longer_than_pictures_is_no_damage(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as box:
-        video, audio = box.add_stream("libx264", rate=25, width=64, height=48, pix_fmt="yuv420p"), box.add_stream("aac", rate=16000)
+        video, audio = box.add_stream("libx264", rate=25, width=64, height=48,
+                                      pix_fmt="yuv420p"), box.add_stream("aac", rate=16000)
         for i in range(48):
             sound = av.AudioFrame(format="fltp", layout="mono", samples=1024)
             sound.rate, sound.pts = 16000, 1024 * i
@@ -174,7 +189,8 @@ def test_sound_longer_than_pictures_is_no_damage(tmp_path):
     assert probe(tmp_path / "a.mp4").frames == 10
 
 
-@pytest.mark.parametrize("matrix, turns", [((0, 1, 0, -1, 0, 0), -1), ((0, -1, 0, 1, 0, 0), 1), ((-1, 0, 0, 0, -1, 0), 2)])
+@pytest.mark.parametrize("matrix, turns", [((0, 1, 0, -1, 0, 0), -1), ((0, -1, 0, 1, 0, 0), 1),
+                                           ((-1, 0, 0, 0, -1, 0), 2)])
 def test_rotation(tmp_path, matrix, turns):
     pack = lambda m: b"".join((v << 16).to_bytes(4, "big", signed=True) for v in m)
     path = write_video(tmp_path / "a.mp4", movie(3), 25)
@@ -201,7 +217,8 @@ def test_folder_in_natural_order(tmp_path):
 @pytest.mark.parametrize("suffix, kind", [(".png", "PNG"), (".jpg", "JPEG"), (".jpg", "PNG")])
 def test_strip(tmp_path, suffix, kind):
     frames = fit_square(movie(9), 48)
-    Image.fromarray(np.concatenate(list(frames), 1)).convert("RGBA" if kind == "PNG" else "RGB").save(tmp_path / f"a{suffix}", format=kind)
+    Image.fromarray(np.concatenate(list(frames), 1)).convert("RGBA" if kind == "PNG" else "RGB").save(
+        tmp_path / f"a{suffix}", format=kind)
     assert is_strip(tmp_path / f"a{suffix}")
     back = read_frames(tmp_path / f"a{suffix}").frames
     assert back.shape == (9, 48, 48, 3) and psnr(back, frames) > 28
@@ -227,7 +244,8 @@ def test_pictures(tmp_path):
     assert read_image(tmp_path / "grey.png", 16).shape == (16, 16, 3)
 
 
-@pytest.mark.parametrize("orientation, change", [(1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (6, lambda a: np.rot90(a, -1)), (8, np.rot90)])
+@pytest.mark.parametrize("orientation, change", [(1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)),
+                                                 (6, lambda a: np.rot90(a, -1)), (8, np.rot90)])
 def test_exif(tmp_path, orientation, change):
     exif = Image.Exif(); exif[0x0112] = orientation
     Image.fromarray(movie(1)[0]).save(tmp_path / "a.png", exif=exif)
@@ -258,7 +276,8 @@ def test_fit_square():
 
 def test_writer_leaves_nothing_when_it_fails(tmp_path):
     refused(lambda: write_video(tmp_path / "none.mp4", [], 25), "none.mp4: no frames")
-    refused(lambda: write_video(tmp_path / "two.mp4", [movie(1)[0], movie(1, 32, 32)[0]], 25), "frame 1 is uint8 (32, 32, 3)")
+    refused(lambda: write_video(tmp_path / "two.mp4", [movie(1)[0], movie(1, 32, 32)[0]], 25),
+            "frame 1 is uint8 (32, 32, 3)")
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "stop.mp4", 25) as out:
         out.add(movie(1)[0])
         raise KeyboardInterrupt

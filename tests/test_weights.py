@@ -58,7 +58,8 @@ def random_state(net, seed=0):
 def test_missing_networks_are_one_line_each(folder):
     for name, entry in WEIGHTS.items():
         with pytest.raises(NotAvailable, match="not available") as e: find_weights(name)
-        assert next(iter(entry.files)) in str(e.value) and str(folder) in str(e.value) and entry.source in str(e.value) and "\n" not in str(e.value)
+        assert next(iter(entry.files)) in str(e.value) and str(folder) in str(e.value) and entry.source in str(
+            e.value) and "\n" not in str(e.value)
     for adapter in (Face68, OpenFace, BodyPose, ReId, Inception, VideoFeatures):
         network, reason = optional(adapter)
         assert network is None and "not available" in reason
@@ -82,7 +83,8 @@ def test_fetching_checks_the_hash_and_needs_an_address(folder, monkeypatch, tmp_
     served = tmp_path / "served.pth"; served.write_bytes(b"weights")
     monkeypatch.setattr(weights, "fetch", lambda url, path, digest: (url, path, digest))
     url, path, digest = fetch_weights("inception")
-    assert url == WEIGHTS["inception"].source and path.parent == tmp_path / "cache" / "weights" and path.name in url and len(digest) == 64
+    assert url == WEIGHTS[
+        "inception"].source and path.parent == tmp_path / "cache" / "weights" and path.name in url and len(digest) == 64
     for name in ("openface", "resnext101_3d", "nonsense"):
         with pytest.raises(UserError, match=name): fetch_weights(name)
     for entry in WEIGHTS.values():  # publishers write the beginning of the hash into the name
@@ -96,7 +98,8 @@ def test_openface_loads_and_does_not_depend_on_the_batch(bring):
     bring("openface", random_state(OpenFaceNet()))
     net, frames = OpenFace(), picture(3)
     codes = net(frames)
-    assert codes.shape == (3, 128) and torch.allclose(codes[1:2], net(frames[1:2]), atol=1e-4) and torch.allclose(codes.norm(dim=1), torch.ones(3), atol=1e-2)
+    assert codes.shape == (3, 128) and torch.allclose(codes[1:2], net(frames[1:2]), atol=1e-4) and torch.allclose(
+        codes.norm(dim=1), torch.ones(3), atol=1e-2)
     assert not torch.allclose(codes, net(frames.flip(1)), atol=1e-3)  # the order of colours matters
     assert embedding_distance(codes, codes).tolist() == [0] * 3
 
@@ -111,7 +114,11 @@ def body():
     "A random state of the body network, and the same with the names of OpenPose's file, in another order."
     state = random_state(PoseNet())
     layers = list(zip([k.removesuffix(".weight") for k in state if k.endswith("weight")], _caffe_names()))
-    return state, {f"{theirs}.{kind}": state[f"{own}.{kind}"] for own, theirs in reversed(layers) for kind in ("weight", "bias")}
+    return state, {
+        f"{theirs}.{kind}": state[f"{own}.{kind}"]
+        for own, theirs in reversed(layers)
+        for kind in ("weight", "bias")
+    }
 
 
 @pytest.mark.parametrize("name", ["openpose", "rtpose"])
@@ -147,7 +154,8 @@ def test_reid_loads_and_sees_the_double_division(bring):
     bring("reid", state | {"model.fc.0.weight": torch.zeros(512, 2048), "classifier.0.weight": torch.zeros(751, 512)})
     assert ReId()(picture(2)).shape == (2, 2048)
     white = reid_input(torch.ones(1, 3, 8, 8))
-    assert white.shape == (1, 3, 288, 144) and white[0, 0, 0, 0].item() == pytest.approx((1 / 255 - 0.485) / 0.229, rel=1e-4)
+    assert white.shape == (1, 3, 288, 144) and white[0, 0, 0, 0].item() == pytest.approx(
+        (1 / 255 - 0.485) / 0.229, rel=1e-4)
 
 
 def test_face68_takes_the_first_face_and_counts_frames_without(bring, monkeypatch):
@@ -156,7 +164,9 @@ def test_face68_takes_the_first_face_and_counts_frames_without(bring, monkeypatc
     from face_alignment.detection.sfd import FaceDetector
     bring("s3fd", random_state(s3fd())); bring("fan2d", random_state(api.FAN(4)))
     net = Face68()
-    monkeypatch.setattr(net.network.face_detector, "detect_from_batch", lambda batch: [[np.array([8.0, 8, 56, 56, 0.9]), np.array([0.0, 0, 20, 20, 0.6])], []])
+    monkeypatch.setattr(net.network.face_detector, "detect_from_batch",
+                        lambda batch: [[np.array([8.0, 8, 56, 56, 0.9]),
+                                        np.array([0.0, 0, 20, 20, 0.6])], []])
     found = net.detect(picture(2))
     assert isinstance(net.network.face_detector, FaceDetector) and found.points.shape == (2, 68, 2)
     assert found.confidence[0].eq(1).all() and found.confidence[1].eq(0).all()
@@ -170,13 +180,20 @@ def test_inception_loads_and_sees_8_bits(bring, monkeypatch):
         bring("inception", random_state(Inception().network))
     net, frames = Inception(), picture(2)
     features = net(frames)
-    assert features.shape == (2, 2048) and features.std() > 0 and torch.allclose(features[1:], net(frames[1:]), atol=1e-3 * features.abs().max())
+    assert features.shape == (2, 2048) and features.std() > 0 and torch.allclose(features[1:], net(frames[1:]),
+                                                                                 atol=1e-3 * features.abs().max())
     assert torch.equal(features, net((frames * 255).round() / 255))
 
 
 def test_video_network_loads_the_published_checkpoint(bring):
     state = random_state(ResNeXt3d())
-    published = {f"module.{k}": v for k, v in state.items()} | {"module.fc.weight": torch.zeros(400, 2048), "module.fc.bias": torch.zeros(400)}
+    published = {
+        f"module.{k}": v
+        for k, v in state.items()
+    } | {
+        "module.fc.weight": torch.zeros(400, 2048),
+        "module.fc.bias": torch.zeros(400)
+    }
     bring("resnext101_3d", {"arch": "resnext-101", "state_dict": published})
     net, clip = VideoFeatures(), picture(9, 48)
     assert net(clip).shape == (1, 2048) and all(torch.equal(v, state[k]) for k, v in net.network.state_dict().items())
@@ -194,10 +211,13 @@ def test_frechet_distance_is_exact_for_known_gaussians_and_singular_ones():
     x = draw(300, 6, 0)
     assert frechet_distance(gather(x, 7), gather(x, 300)) == pytest.approx(0, abs=1e-8)
     assert frechet_distance(gather(x, 300), gather(x + 2, 300)) == pytest.approx(24, rel=1e-6)
-    assert frechet_distance(gather(x, 300), gather(3 * x, 300)) == pytest.approx(4 * gather(x, 300).gaussian()[1].trace().item() + 4 * x.double().mean(0).square().sum().item(), rel=1e-5)
+    assert frechet_distance(gather(x, 300), gather(3 * x, 300)) == pytest.approx(
+        4 * gather(x, 300).gaussian()[1].trace().item() + 4 * x.double().mean(0).square().sum().item(), rel=1e-5)
     few, more = draw(5, 40, 1), draw(8, 40, 2)  # fewer samples than features
-    exact = np.linalg.svd((few - few.mean(0)).double().numpy() @ (more - more.mean(0)).double().numpy().T, compute_uv=False).sum() / np.sqrt(4 * 7)
-    by_hand = (few.mean(0) - more.mean(0)).double().square().sum().item() + few.double().var(0).sum().item() + more.double().var(0).sum().item() - 2 * exact
+    exact = np.linalg.svd((few - few.mean(0)).double().numpy() @ (more - more.mean(0)).double().numpy().T,
+                          compute_uv=False).sum() / np.sqrt(4 * 7)
+    by_hand = (few.mean(0) - more.mean(0)).double().square().sum().item() + few.double().var(
+        0).sum().item() + more.double().var(0).sum().item() - 2 * exact
     assert frechet_distance(gather(few, 5), gather(more, 3)) == pytest.approx(by_hand, rel=1e-4)
     with pytest.raises(UserError, match="1 samples"): frechet_distance(gather(few[:1], 1), gather(more, 3))
 

@@ -61,8 +61,8 @@ class Reference:
 
     @torch.no_grad()
     def run(self, sources: torch.Tensor, start: torch.Tensor, driving: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The counterpart of `ours`. What is read where is seen at `grid_sample`; the relative code is put in behind the
-        innermost convolution."""
+        """The counterpart of `ours`. What is read where is seen at `grid_sample`; the relative code is put in behind
+        the innermost convolution."""
         sample, net, dtype = F.grid_sample, self.net.to(driving.dtype), torch.get_default_dtype()
         seen, codes, change = [], [], [None]
         def look(images, grid):
@@ -154,7 +154,13 @@ def test_published_architecture_has_the_same_tensors():
     state, names = their.state_dict(), cls.official.names["state_dict"]
     fields = dict(size=256, levels=8, width=64, ceiling=512, code=128)
     assert cls.official.shapes({"state_dict": state}, "meta") == fields
-    assert {translate(names, k): v.shape for k, v in state.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert {
+        translate(names, k): v.shape
+        for k, v in state.items()
+    } == {
+        k: v.shape
+        for k, v in model.state_dict().items()
+    }
 
 
 # ---- golden numbers ------------------------------------------------------------------------------------------------
@@ -207,11 +213,16 @@ def test_old_files_lack_counters(tmp_path):
 DRIVING, EMBEDDING = "pix2pixSampler.netG.model.", "pix2pixUnwrapped.netG.model."
 without = lambda state, beginning: {k: v for k, v in state.items() if not k.startswith(beginning)}
 SPOILT = {  # what is wrong: how a good state becomes a bad one, words of the message
-    "another network": (lambda s: {"weight": torch.zeros(1)}, ["holds no networks pix2pixUnwrapped and pix2pixSampler"]),
+    "another network": (
+        lambda s: {"weight": torch.zeros(1)},
+        ["holds no networks pix2pixUnwrapped and pix2pixSampler"],
+    ),
     "driving network missing": (lambda s: without(s, DRIVING), ["holds no networks"]),
     "a level missing": (lambda s: without(s, f"{DRIVING}submodule.down.1.weight"), ["holds no networks"]),
-    "the network with spread": (lambda s: s | {f"{DRIVING}up.2.weight": torch.zeros(4, 8, 3, 3)},
-                                ["up.2.weight has shape [4, 8, 3, 3]"]),
+    "the network with spread": (
+        lambda s: s | {f"{DRIVING}up.2.weight": torch.zeros(4, 8, 3, 3)},
+        ["up.2.weight has shape [4, 8, 3, 3]"],
+    ),
     "tensor unknown": (lambda s: s | {f"{DRIVING}extra": torch.zeros(1)}, [f"{DRIVING}extra", "no place"]),
     "tensor missing": (lambda s: without(s, f"{EMBEDDING}submodule.up.3.bias"), ["embedding.up.1.norm.bias"]),
 }
@@ -232,7 +243,8 @@ def a_batch(progress: float) -> Batch:
 
 
 def test_identity_loss_wants_its_weights(monkeypatch, tmp_path):
-    "A run that asks for it without the file ends with the file's name; before its share of the run nothing is asked for."
+    """A run that asks for it without the file ends with the file's name; before its share of the run nothing is
+    asked for."""
     monkeypatch.setenv("ANIMREPRO_WEIGHTS", str(tmp_path))
     face_network.cache_clear()
     model = create_model("x2face", method_class("x2face").smallest | dict(identity=1.0))
@@ -264,4 +276,5 @@ def test_identity_loss_of_the_face_network(monkeypatch, tmp_path):
 
 if __name__ == "__main__":
     found = reference(*CASES["then"]).fill().run(*images())
-    for name, numbers in look_at(found).items(): print(f'    "{name}": {[*numbers, digest(found[name])]},'.replace("'", '"'))
+    for name, numbers in look_at(found).items():
+        print(f'    "{name}": {[*numbers, digest(found[name])]},'.replace("'", '"'))

@@ -24,12 +24,14 @@ from tqdm import tqdm
 from ..core import Count, Range, Seed, Side, UserError, cache_dir, rng, sha256, typed, usable_name, write_atomic
 from . import faces, puppets, web
 from .store import FrameStore, StoreWriter
-from .video import CLOCKLESS_FPS, PICTURES, VIDEOS, frame_rate, is_strip, iterate_frames, natural_key, probe, read_frames, read_image
+from .video import (CLOCKLESS_FPS, PICTURES, VIDEOS, frame_rate, is_strip, iterate_frames, natural_key,
+    probe, read_frames, read_image)
 
 # %% ../../nbs/14_data.catalog.ipynb #7e78c703
 @dataclass
 class Entry:
-    "What all data sets have: their kind, the scale of the methods that train on it, and the side of their square frames."
+    """What all data sets have: their kind, the scale of the methods that train on it, and the side of their square
+    frames."""
     kind: str
     scale: str = "quick"
     size: Side = 64
@@ -41,7 +43,8 @@ TEST_OFFSET, MOTION_OFFSET, SEED_STEP = 100_000, 500_000, 1_000_000
 # %% ../../nbs/14_data.catalog.ipynb #8055060b
 @dataclass
 class PuppetsEntry(Entry):
-    "Procedural talking heads: number of train, validation and test clips, frames per clip, seed, and framing (see `puppets.FRAMINGS`)."
+    """Procedural talking heads: number of train, validation and test clips, frames per clip, seed, and framing (see
+    `puppets.FRAMINGS`)."""
     kind: Literal["puppets"]
     train: Annotated[int, Range(1, TEST_OFFSET // 2)] = 400
     valid: Annotated[int, Range(0, TEST_OFFSET // 2)] = 0
@@ -53,17 +56,19 @@ class PuppetsEntry(Entry):
 # %% ../../nbs/14_data.catalog.ipynb #0995557f
 @dataclass
 class ActionsEntry(Entry):
-    "The actions clips of Monkey-Net, from folder `root` (or `$ANIMREPRO_ACTIONS`) or, without one, from `url`. `regions` as in `FolderEntry`."
+    """The actions clips of Monkey-Net, from folder `root` (or `$ANIMREPRO_ACTIONS`) or, without one, from `url`.
+    `regions` as in `FolderEntry`."""
     kind: Literal["actions"]
     root: str | None = None
-    url: str = "https://raw.githubusercontent.com/AliaksandrSiarohin/monkey-net/0c8aa4ea458a79717d9016a36a3d86d10a166aea/data/actions"
+    url: str = ("https://raw.githubusercontent.com/AliaksandrSiarohin/monkey-net/"
+                "0c8aa4ea458a79717d9016a36a3d86d10a166aea/data/actions")
     regions: Literal["none", "faces"] = "none"
 
 # %% ../../nbs/14_data.catalog.ipynb #cca48541
 @dataclass
 class FolderEntry(Entry):
-    """Your own clips under folder `root`. `test` is the share of test clips where there are no sub-folders train and test; `fit` as in `fit_square`;
-    `regions`: `faces` labels eyes, nose and mouth for semantic dropout."""
+    """Your own clips under folder `root`. `test` is the share of test clips where there are no sub-folders train and
+    test; `fit` as in `fit_square`; `regions`: `faces` labels eyes, nose and mouth for semantic dropout."""
     kind: Literal["folder"]
     root: str | None = None
     test: Annotated[float, Range(0, 0.99)] = 0.2
@@ -72,14 +77,17 @@ class FolderEntry(Entry):
     regions: Literal["none", "faces"] = "none"
 
     def __post_init__(self):
-        if not self.root: raise UserError("data set of kind folder: root is missing; give the folder that holds the videos")
+        if not self.root:
+            raise UserError("data set of kind folder: root is missing; give the folder that holds the videos")
 
 # %% ../../nbs/14_data.catalog.ipynb #f0f39091
 @dataclass
 class VideosEntry(Entry):
-    """Clips of a published list, cut from videos on the web. `metadata`: address or path of each list, with its SHA-256 if that is known; `layout`: how to read them (`web.LISTS`).
-    `root`: where videos and clips go (by default the cache); `address`: that of a video, with {id}; `limit`: so many videos per split; `hashes`: a `sha256sum` file
-    that the videos must agree with; `keep`: do not delete videos when they are cut; `options`: for yt-dlp. `published`: clips per split by paper."""
+    """Clips of a published list, cut from videos on the web. `metadata`: address or path of each list, with its
+    SHA-256 if that is known; `layout`: how to read them (`web.LISTS`). `root`: where videos and clips go (by default
+    the cache); `address`: that of a video, with {id}; `limit`: so many videos per split; `hashes`: a `sha256sum`
+    file that the videos must agree with; `keep`: do not delete videos when they are cut; `options`: for yt-dlp.
+    `published`: clips per split by paper."""
     kind: Literal["videos"]
     metadata: dict[str, str | None] = field(default_factory=dict)
     layout: Literal["boxes", "tubes", "tracks"] = "boxes"
@@ -95,12 +103,14 @@ class VideosEntry(Entry):
 
     def __post_init__(self):
         if not self.metadata: raise UserError("data set of kind videos: metadata is missing; name the list of clips")
-        if "{id}" not in self.address: raise UserError(f"{self.address}: not the address of a video; it needs {{id}} where the video's name goes")
+        if "{id}" not in self.address:
+            raise UserError(f"{self.address}: not the address of a video; it needs {{id}} where the video's name goes")
 
 # %% ../../nbs/14_data.catalog.ipynb #2f028d3b
 @dataclass
 class ArchiveEntry(Entry):
-    "Clips in archives: the address of each with its SHA-256, or null where none is known. They go to `root` (by default the cache); the rest is as in `FolderEntry`."
+    """Clips in archives: the address of each with its SHA-256, or null where none is known. They go to `root` (by
+    default the cache); the rest is as in `FolderEntry`."""
     kind: Literal["archive"]
     archives: dict[str, str | None] = field(default_factory=dict)
     root: str | None = None
@@ -116,31 +126,46 @@ class ArchiveEntry(Entry):
 # %% ../../nbs/14_data.catalog.ipynb #69e77a4a
 @dataclass
 class PicturesEntry(Entry):
-    "Source pictures in folder `root`, all for the test: pictures, and the first frame of each video. `limit`: only the first so many."
+    """Source pictures in folder `root`, all for the test: pictures, and the first frame of each video. `limit`: only
+    the first so many."""
     kind: Literal["pictures"]
     root: str | None = None
     fit: Literal["crop", "resize", "pad"] = "crop"
     limit: Count | None = None
 
     def __post_init__(self):
-        if not self.root: raise UserError("data set of kind pictures: root is missing; give the folder that holds them with --root DIR")
+        if not self.root:
+            raise UserError(
+                "data set of kind pictures: root is missing; give the folder that holds them with --root DIR")
 
 # %% ../../nbs/14_data.catalog.ipynb #850b0985
-KINDS = {"puppets": PuppetsEntry, "actions": ActionsEntry, "folder": FolderEntry, "videos": VideosEntry, "archive": ArchiveEntry, "pictures": PicturesEntry}
+KINDS = {
+    "puppets": PuppetsEntry,
+    "actions": ActionsEntry,
+    "folder": FolderEntry,
+    "videos": VideosEntry,
+    "archive": ArchiveEntry,
+    "pictures": PicturesEntry
+}
 
 # %% ../../nbs/14_data.catalog.ipynb #05aa07a3
 def dataset_entry(name: str, datasets: dict, root: str | Path | None = None, regions: str | None = None) -> Entry:
-    "The entry called `name` in section `datasets`, or a new folder entry if the name is free and `root` is given. `root` and `regions`, if given, win over the entry."
+    """The entry called `name` in section `datasets`, or a new folder entry if the name is free and `root` is given.
+    `root` and `regions`, if given, win over the entry."""
     usable_name(name, "data set")
     where = f"params.yaml: datasets.{name}"
     if name not in datasets and root is None:
-        raise UserError(f"{name}: no such data set (known are {', '.join(datasets) or 'none'}); to use a folder of videos add --root DIR")
+        raise UserError(
+            f"{name}: no such data set (known are {', '.join(datasets) or 'none'}); to use a folder of videos add"
+            " --root DIR"
+        )
     mapping = datasets.get(name, {"kind": "folder"})
     kind = mapping.get("kind") if isinstance(mapping, dict) else None
     if kind not in KINDS: raise UserError(f"{where}: kind {kind!r} is none of {', '.join(KINDS)}; mend the entry")
     given = {option: str(value) for option, value in (("root", root), ("regions", regions)) if value is not None}
     for option in given:
-        if not any(f.name == option for f in dataclasses.fields(KINDS[kind])): raise UserError(f"{name}: draws its clips itself; leave --{option} out")
+        if not any(f.name == option for f in dataclasses.fields(KINDS[kind])):
+            raise UserError(f"{name}: draws its clips itself; leave --{option} out")
     return typed(KINDS[kind], {**mapping, **given}, where)
 
 # %% ../../nbs/14_data.catalog.ipynb #76b7f70d
@@ -171,7 +196,8 @@ ALL = Shard()
 def parse_shard(text: str) -> Shard:
     "The shard written `3/16`."
     match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
-    if not match or int(match[1]) > int(match[2]): raise UserError(f"--shard {text}: write which part of how many, such as 3/16")
+    if not match or int(match[1]) > int(match[2]):
+        raise UserError(f"--shard {text}: write which part of how many, such as 3/16")
     return Shard(int(match[1]), int(match[2]))
 
 # %% ../../nbs/14_data.catalog.ipynb #46ec1700
@@ -186,7 +212,8 @@ def puppet_clips(entry: PuppetsEntry) -> list[dict]:
 def region_labels(parts: np.ndarray) -> np.ndarray:
     "Region index (1 upward, in the order of `REGIONS`; 0 is none) of part masks, same shape, `uint8`."
     table = np.zeros(len(puppets.PARTS), np.uint8)
-    for index, members in enumerate(puppets.REGIONS.values(), 1): table[[puppets.PARTS.index(p) for p in members]] = index
+    for index, members in enumerate(puppets.REGIONS.values(), 1):
+        table[[puppets.PARTS.index(p) for p in members]] = index
     return table[parts]
 
 # %% ../../nbs/14_data.catalog.ipynb #8649ce5d
@@ -211,7 +238,8 @@ def list_puppets(entry: PuppetsEntry, shard: Shard = ALL) -> Listing:
     "The puppets of an entry."
     clips = shard.of(puppet_clips(entry))
     rendered = zip(clips, _render_all(clips, entry))
-    return Listing(len(clips), (dict(c, frames=r.frames, fps=PUPPET_FPS, regions=region_labels(r.parts)) for c, r in rendered))
+    return Listing(len(clips),
+                   (dict(c, frames=r.frames, fps=PUPPET_FPS, regions=region_labels(r.parts)) for c, r in rendered))
 
 # %% ../../nbs/14_data.catalog.ipynb #655b19c4
 # Clips per split as published: the file counts of github.com/AliaksandrSiarohin/monkey-net, data/actions.
@@ -225,21 +253,31 @@ def actions_hashes() -> dict[str, str]:
 
 # %% ../../nbs/14_data.catalog.ipynb #2f3aa48a
 def _local_actions(root: Path, hashes: dict[str, str]) -> dict[str, Path]:
-    if not root.is_dir(): raise UserError(f"{root}: no such folder; it should hold the actions clips in train/ and test/")
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; it should hold the actions clips in train/ and test/")
     for name, digest in hashes.items():
-        if not (root / name).is_file(): raise UserError(f"{root / name}: missing; the actions data set has {len(hashes)} files, copy the folder again")
-        if sha256(root / name) != digest: raise UserError(f"{root / name}: differs from the published file (SHA-256); copy it again")
+        if not (root / name).is_file():
+            raise UserError(
+                f"{root / name}: missing; the actions data set has {len(hashes)} files, copy the folder again")
+        if sha256(root / name) != digest:
+            raise UserError(f"{root / name}: differs from the published file (SHA-256); copy it again")
     return {name: root / name for name in hashes}
 
 # %% ../../nbs/14_data.catalog.ipynb #46b1cd8e
 def actions_files(entry: ActionsEntry, hashes: dict[str, str], cache: Path | None = None) -> dict[str, Path]:
-    "Checked local path of every file in `hashes`: below the entry's root, or fetched to `cache` (whole files only; a broken fetch resumes)."
+    """Checked local path of every file in `hashes`: below the entry's root, or fetched to `cache` (whole files only;
+    a broken fetch resumes)."""
     root = entry.root or os.environ.get("ANIMREPRO_ACTIONS")
     if root: return _local_actions(Path(root), hashes)
     cache = cache or cache_dir() / "actions"
     try:
-        return {name: web.fetch(f"{entry.url}/{name}", cache / name, digest) for name, digest in tqdm(hashes.items(), "actions", disable=None)}
-    except UserError as e: raise UserError(f"{e}; or put a copy of the folder on this machine and name it with --root or ANIMREPRO_ACTIONS") from e
+        return {
+            name: web.fetch(f"{entry.url}/{name}", cache / name, digest)
+            for name, digest in tqdm(hashes.items(), "actions", disable=None)
+        }
+    except UserError as e:
+        raise UserError(
+            f"{e}; or put a copy of the folder on this machine and name it with --root or ANIMREPRO_ACTIONS") from e
 
 # %% ../../nbs/14_data.catalog.ipynb #9c5418c0
 def list_actions(entry: ActionsEntry, hashes: dict[str, str] | None = None, cache: Path | None = None) -> Listing:
@@ -248,12 +286,14 @@ def list_actions(entry: ActionsEntry, hashes: dict[str, str] | None = None, cach
     def clips():
         for name, path in found.items():
             video = read_frames(path, entry.size)
-            yield dict(name=Path(name).stem, split=name.split("/")[0], frames=video.frames, fps=video.fps, meta=dict(file=name))
+            yield dict(name=Path(name).stem, split=name.split("/")[0], frames=video.frames, fps=video.fps,
+                       meta=dict(file=name))
     return Listing(len(found), clips())
 
 # %% ../../nbs/14_data.catalog.ipynb #828b72f0
 def clip_paths(root: Path) -> tuple[list[Path], list[str]]:
-    "Everything below `root` that might be a clip (videos, strips, and folders that hold frames and no video), each file once, and a line for what was left out."
+    """Everything below `root` that might be a clip (videos, strips, and folders that hold frames and no video), each
+    file once, and a line for what was left out."""
     found, skipped, seen = [], [], {}
     for folder in [root, *sorted(p for p in root.rglob("*") if p.is_dir())]:
         names = sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=natural_key)
@@ -261,8 +301,10 @@ def clip_paths(root: Path) -> tuple[list[Path], list[str]]:
         frames = pictures and not videos and folder != root and not is_strip(pictures[0])
         found += [folder] if frames else videos + pictures
     for path in found:
-        if not _printable(path): skipped.append(f"{ascii(str(path))[1:-1]}: its name is not in UTF-8; rename it to use it")
-        elif (first := seen.setdefault(path.resolve(), path)) != path: skipped.append(f"{path}: is a link to {first}, which is used already; leave one of them")
+        if not _printable(path):
+            skipped.append(f"{ascii(str(path))[1:-1]}: its name is not in UTF-8; rename it to use it")
+        elif (first := seen.setdefault(path.resolve(), path)) != path:
+            skipped.append(f"{path}: is a link to {first}, which is used already; leave one of them")
     return [p for p in seen.values()], skipped
 
 def _printable(path: Path) -> bool:
@@ -271,9 +313,11 @@ def _printable(path: Path) -> bool:
 
 # %% ../../nbs/14_data.catalog.ipynb #92d22e8d
 def split_names(names: list[str], test: float, seed: int) -> dict[str, str]:
-    "train or test for each name: by its first folder if there are both, else a share `test` (at least one, never all) chosen by name."
+    """train or test for each name: by its first folder if there are both, else a share `test` (at least one, never
+    all) chosen by name."""
     heads = {n: n.split("/")[0] for n in names}
-    if {"train", "test"} <= set(heads.values()): return {n: head for n, head in heads.items() if head in ("train", "test")}
+    if {"train", "test"} <= set(heads.values()):
+        return {n: head for n, head in heads.items() if head in ("train", "test")}
     count = min(len(names) - 1, max(1, round(test * len(names)))) if test else 0
     ranked = sorted(names, key=lambda n: (rng(seed, "split", n).random(), n))
     return {n: "test" if n in ranked[:count] else "train" for n in names}
@@ -297,7 +341,11 @@ def list_folder(entry: FolderEntry, shard: Shard = ALL) -> Listing:
     paths, left_out = clip_paths(root)
     good, skipped = _readable(paths)
     skipped = left_out + skipped
-    if not good: raise UserError(f"{root}: no readable clip ({len(skipped)} files skipped{': ' + skipped[0] if skipped else ''}); it should hold videos, folders of frames or strips")
+    if not good:
+        raise UserError(
+            f"{root}: no readable clip ({len(skipped)} files skipped{': ' + skipped[0] if skipped else ''}); it should"
+            " hold videos, folders of frames or strips"
+        )
     names = {p.relative_to(root).as_posix(): p for p in good}
     splits = split_names(list(names), entry.test, entry.seed)
     skipped += [f"{names[n]}: lies outside train and test; move it there to use it" for n in names if n not in splits]
@@ -313,8 +361,13 @@ def _root(entry: VideosEntry | ArchiveEntry, first: str) -> Path:
     return Path(entry.root) if entry.root else cache_dir() / "web" / Path(first).stem
 
 def _first_videos(pieces: list[web.Piece], limit: int | None, shard: Shard) -> list[web.Piece]:
-    "The pieces of the first `limit` videos of each split, as far as they are in the shard; those of one video together."
-    kept = {split: set(list(dict.fromkeys(p.video for p in pieces if p.split == split))[:limit]) for split in {p.split for p in pieces}}
+    """The pieces of the first `limit` videos of each split, as far as they are in the shard; those of one video
+    together."""
+    kept = {
+        split: set(list(dict.fromkeys(p.video for p in pieces if p.split == split))[:limit])
+        for split in {p.split
+                      for p in pieces}
+    }
     videos = {}
     for piece in pieces:
         if piece.video in kept[piece.split]: videos.setdefault(piece.video, []).append(piece)
@@ -322,27 +375,40 @@ def _first_videos(pieces: list[web.Piece], limit: int | None, shard: Shard) -> l
 
 # %% ../../nbs/14_data.catalog.ipynb #780c0995
 def list_videos(entry: VideosEntry, shard: Shard = ALL) -> Listing:
-    "The clips of an entry's lists that could be had. `UserError` if a list cannot be read, the disk is too small, or no clip of the whole is left."
+    """The clips of an entry's lists that could be had. `UserError` if a list cannot be read, the disk is too small,
+    or no clip of the whole is left."""
     root, pieces, missing = _root(entry, next(iter(entry.metadata))), [], []
     for address, digest in entry.metadata.items():
-        for all_of_it, part in zip((pieces, missing), web.read_list(entry.layout, web.list_file(address, digest, root))): all_of_it += part
+        for all_of_it, part in zip((pieces, missing), web.read_list(entry.layout, web.list_file(address, digest,
+                                                                                                root))):
+            all_of_it += part
     pieces = _first_videos(pieces, entry.limit, shard)
-    hashes = {Path(name).stem: digest for name, digest in web.read_hashes(entry.hashes).items()} if entry.hashes else None
-    missing += web.gather(pieces, web.Source(entry.address, entry.options, hashes, entry.keep), root, entry.size, entry.workers, shard.path(root / "videos.sha256"))
+    hashes = {
+        Path(name).stem: digest
+        for name, digest in web.read_hashes(entry.hashes).items()
+    } if entry.hashes else None
+    missing += web.gather(pieces, web.Source(entry.address, entry.options, hashes, entry.keep), root, entry.size,
+                          entry.workers, shard.path(root / "videos.sha256"))
     report = shard.path(root / "missing.jsonl")
     lines = web.write_missing(report, missing)
     there = [p for p in pieces if web.clip_path(root / str(entry.size), p).is_file()]
-    if not there and shard.count == 1: raise UserError(f"{root}: none of {len(lines)} clips could be made ({lines[0] if lines else 'the list is empty'}); {report} has the reasons")
+    if not there and shard.count == 1:
+        raise UserError(
+            f"{root}: none of {len(lines)} clips could be made ({lines[0] if lines else 'the list is empty'}); {report}"
+            " has the reasons"
+        )
     def clips():
         for piece in there:
             video = read_frames(web.clip_path(root / str(entry.size), piece))
-            yield dict(name=piece.name, split=piece.split, frames=video.frames, fps=video.fps, meta=dict(video=piece.video, start=piece.start, end=piece.end, box=piece.box))
+            yield dict(name=piece.name, split=piece.split, frames=video.frames, fps=video.fps,
+                       meta=dict(video=piece.video, start=piece.start, end=piece.end, box=piece.box))
     return Listing(len(there), clips(), lines)
 
 # %% ../../nbs/14_data.catalog.ipynb #6e4bb638
 def _content(folder: Path) -> Path:
     "The first folder downward that holds more than one thing."
-    while len(inside := list(folder.iterdir())) == 1 and inside[0].is_dir() and inside[0].name not in ("train", "test"): folder = inside[0]
+    while len(inside := list(folder.iterdir())) == 1 and inside[0].is_dir() and inside[0].name not in ("train", "test"):
+        folder = inside[0]
     return folder
 
 # %% ../../nbs/14_data.catalog.ipynb #86c035d3
@@ -350,32 +416,51 @@ def list_archives(entry: ArchiveEntry) -> Listing:
     "The clips in an entry's archives. `UserError` if there is none."
     root, parts, missing = _root(entry, next(iter(entry.archives))), [], []
     for url, digest in entry.archives.items():
-        try: parts.append(list_folder(FolderEntry("folder", entry.scale, entry.size, str(_content(web.unpack(url, root, digest))), entry.test, entry.fit, entry.seed)))
+        try:
+            parts.append(
+                list_folder(
+                    FolderEntry("folder", entry.scale, entry.size, str(_content(web.unpack(url, root, digest))),
+                                entry.test, entry.fit, entry.seed)))
         except UserError as e: missing.append(web.Missing(Path(url).name, url, str(e)))
-    missing += [web.Missing(file, "", reason) for part in parts for file, _, reason in (line.partition(": ") for line in part.skipped)]
+    missing += [
+        web.Missing(file, "", reason) for part in parts
+        for file, _, reason in (line.partition(": ") for line in part.skipped)
+    ]
     lines = web.write_missing(root / "missing.jsonl", missing)
     if not parts: raise UserError(f"{lines[0]}; or save the archive in {root}")
     return Listing(sum(p.total for p in parts), itertools.chain(*(p.clips for p in parts)), lines)
 
 # %% ../../nbs/14_data.catalog.ipynb #4045d483
 def list_pictures(entry: PicturesEntry) -> Listing:
-    "The pictures of a user's folder, and the first frames of its videos, as still clips of the test split. `UserError` if there is none that can be read."
+    """The pictures of a user's folder, and the first frames of its videos, as still clips of the test split.
+    `UserError` if there is none that can be read."""
     root = Path(entry.root)
     if not root.is_dir(): raise UserError(f"{root}: no such folder; check the name")
-    paths = sorted((p for p in root.rglob("*") if p.suffix.lower() in PICTURES + VIDEOS and not p.name.startswith(".")), key=lambda p: (p.parent, natural_key(p)))
+    paths = sorted((p for p in root.rglob("*") if p.suffix.lower() in PICTURES + VIDEOS and not p.name.startswith(".")),
+                   key=lambda p: (p.parent, natural_key(p)))
     paths = [p for p in paths if _printable(p)][:entry.limit]
     skipped = []
     def clips():
         for path in paths:
-            try: frame = next(iterate_frames(path, entry.size, entry.fit)) if path.suffix.lower() in VIDEOS else read_image(path, entry.size, entry.fit)
+            try:
+                frame = next(iterate_frames(path, entry.size,
+                                            entry.fit)) if path.suffix.lower() in VIDEOS else read_image(
+                                                path, entry.size, entry.fit)
             except UserError as e: skipped.append(str(e))
-            else: yield dict(name=path.relative_to(root).as_posix(), split="test", frames=np.stack([frame, frame]), fps=CLOCKLESS_FPS, meta=dict(file=str(path.relative_to(root)), still=True))
-        if len(skipped) == len(paths): raise UserError(f"{root}: no readable picture ({len(skipped)} files skipped{': ' + skipped[0] if skipped else ''}); it should hold pictures or videos")
+            else:
+                yield dict(name=path.relative_to(root).as_posix(), split="test", frames=np.stack([frame, frame]),
+                           fps=CLOCKLESS_FPS, meta=dict(file=str(path.relative_to(root)), still=True))
+        if len(skipped) == len(paths):
+            raise UserError(
+                f"{root}: no readable picture ({len(skipped)} files skipped{': ' + skipped[0] if skipped else ''}); it"
+                " should hold pictures or videos"
+            )
     return Listing(len(paths), clips(), skipped)
 
 # %% ../../nbs/14_data.catalog.ipynb #3d0e6c90
 def label_faces(clip: dict, detect) -> int:
-    "Gives a clip of a listing its region labels; `detect` takes frames to landmarks as `face_points` does. Returns the number of frames without a face."
+    """Gives a clip of a listing its region labels; `detect` takes frames to landmarks as `face_points` does. Returns
+    the number of frames without a face."""
     points = detect(clip["frames"])
     clip["regions"] = np.stack([faces.face_regions(p, clip["frames"].shape[1]) for p in points])
     return int(np.isnan(points).any((1, 2)).sum())
@@ -383,8 +468,8 @@ def label_faces(clip: dict, detect) -> int:
 # %% ../../nbs/14_data.catalog.ipynb #88b3ab0b
 @dataclass
 class Prepared:
-    """The record of a prepared data set: its entry, clips and frames per split, published clip counts by source where there are any, skipped files,
-    and in how many frames no face was found (None where none was looked for)."""
+    """The record of a prepared data set: its entry, clips and frames per split, published clip counts by source
+    where there are any, skipped files, and in how many frames no face was found (None where none was looked for)."""
     name: str
     entry: dict
     clips: dict[str, int]
@@ -394,20 +479,33 @@ class Prepared:
     faceless: int | None = None
 
     def __str__(self):
-        published = "".join(f"; published by {paper}: " + ", ".join(f"{s} {n}" for s, n in counts.items()) for paper, counts in (self.published or {}).items())
+        published = "".join(f"; published by {paper}: " + ", ".join(f"{s} {n}" for s, n in counts.items())
+                            for paper, counts in (self.published or {}).items())
         skipped = f"; {len(self.skipped)} skipped" if self.skipped else ""
-        faceless = "" if self.faceless is None else f"; no face in {self.faceless} of {sum(self.frames.values())} frames"
-        return f"{self.name}: clips " + ", ".join(f"{s} {n} ({self.frames[s]} frames)" for s, n in self.clips.items()) + published + faceless + skipped
+        faceless = (
+            "" if self.faceless is None else f"; no face in {self.faceless} of {sum(self.frames.values())} frames"
+        )
+        return f"{self.name}: clips " + ", ".join(f"{s} {n} ({self.frames[s]} frames)"
+                                                  for s, n in self.clips.items()) + published + faceless + skipped
 
 # %% ../../nbs/14_data.catalog.ipynb #6bf6aebe
-LISTINGS = {"puppets": list_puppets, "actions": list_actions, "folder": list_folder, "videos": list_videos, "archive": list_archives, "pictures": list_pictures}
+LISTINGS = {
+    "puppets": list_puppets,
+    "actions": list_actions,
+    "folder": list_folder,
+    "videos": list_videos,
+    "archive": list_archives,
+    "pictures": list_pictures
+}
 
 # %% ../../nbs/14_data.catalog.ipynb #01b195ca
 SHARED = ("puppets", "folder", "videos")  # kinds that can be made in shards; the others take minutes
 
 def prepare(name: str, entry: Entry, out: str | Path, shard: Shard = ALL) -> Prepared:
-    "Writes the frame store of a data set, or of a shard of it, to `out` and its record to the same name with suffix .json. All or nothing."
-    if shard != ALL and entry.kind not in SHARED: raise UserError(f"{name}: kind {entry.kind} is prepared as a whole; leave --shard out")
+    """Writes the frame store of a data set, or of a shard of it, to `out` and its record to the same name with
+    suffix .json. All or nothing."""
+    if shard != ALL and entry.kind not in SHARED:
+        raise UserError(f"{name}: kind {entry.kind} is prepared as a whole; leave --shard out")
     detect = faces.load_detector() if getattr(entry, "regions", "none") == "faces" else None
     out, listing, faceless = Path(out), LISTINGS[entry.kind](entry, *[shard] * (shard != ALL)), 0
     clips, frames = Counter(), Counter()
@@ -417,23 +515,33 @@ def prepare(name: str, entry: Entry, out: str | Path, shard: Shard = ALL) -> Pre
             store.add(**clip)
             clips[clip["split"]] += 1
             frames[clip["split"]] += len(clip["frames"])
-        if entry.kind == "actions" and clips != ACTIONS_PUBLISHED: raise UserError(f"{name}: {dict(clips)} clips, published are {ACTIONS_PUBLISHED}; the list of files is damaged, install the package again")
-    published = {"Monkey-Net": ACTIONS_PUBLISHED} if entry.kind == "actions" else getattr(entry, "published", None) or None
-    record = Prepared(name, dataclasses.asdict(entry), dict(clips), dict(frames), published, listing.skipped, faceless if detect else None)
+        if entry.kind == "actions" and clips != ACTIONS_PUBLISHED:
+            raise UserError(
+                f"{name}: {dict(clips)} clips, published are {ACTIONS_PUBLISHED}; the list of files is damaged, install"
+                " the package again"
+            )
+    published = {
+        "Monkey-Net": ACTIONS_PUBLISHED
+    } if entry.kind == "actions" else getattr(entry, "published", None) or None
+    record = Prepared(name, dataclasses.asdict(entry), dict(clips), dict(frames), published, listing.skipped,
+                      faceless if detect else None)
     write_record(out, record)
     return record
 
 def write_record(store: Path, record: Prepared):
     "Writes the record of a frame store beside it."
-    with write_atomic(store.with_suffix(".json")) as temp: temp.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf8")
+    with write_atomic(store.with_suffix(".json")) as temp:
+        temp.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf8")
 
 # %% ../../nbs/14_data.catalog.ipynb #80932862
 def prepared(store: str | Path) -> Prepared:
     "The record of the data set whose frame store is `store`. `UserError` if it was not prepared."
     path = Path(store).with_suffix(".json")
     try: return typed(Prepared, json.loads(path.read_text(encoding="utf8")), str(path))
-    except FileNotFoundError as e: raise UserError(f"{path}: no such data set; prepare it first with `animrepro data prepare`") from e
-    except (UserError, ValueError) as e: raise UserError(f"{path}: not the record of a data set; delete it and prepare the data set again") from e
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such data set; prepare it first with `animrepro data prepare`") from e
+    except (UserError, ValueError) as e:
+        raise UserError(f"{path}: not the record of a data set; delete it and prepare the data set again") from e
 
 # %% ../../nbs/14_data.catalog.ipynb #b3d7595c
 def has_shard(path: Path, entry: Entry) -> bool:
@@ -442,19 +550,29 @@ def has_shard(path: Path, entry: Entry) -> bool:
     except UserError: return False
 
 def merge(name: str, entry: Entry, out: str | Path, count: int) -> Prepared:
-    "Makes the store of a data set at `out` from its `count` shards beside it, which are then deleted. `UserError` if one is missing or made from another entry."
+    """Makes the store of a data set at `out` from its `count` shards beside it, which are then deleted. `UserError`
+    if one is missing or made from another entry."""
     out = Path(out)
     paths = [Shard(i, count).path(out) for i in range(1, count + 1)]
     for i, path in enumerate(paths, 1):
-        if not has_shard(path, entry): raise UserError(f"{path}: missing, or made with other parameters; run `animrepro data prepare {name} --shard {i}/{count}`")
+        if not has_shard(path, entry):
+            raise UserError(
+                f"{path}: missing, or made with other parameters; run `animrepro data prepare {name} --shard"
+                f" {i}/{count}`"
+            )
     records = list(map(prepared, paths))
     add = lambda counts: dict(sum(map(Counter, counts), Counter()))
     with StoreWriter(out, entry.size) as store:
         for path in tqdm(paths, f"{name}: merging", disable=None): store.copy(FrameStore(path))
-        if not store.clips: raise UserError(f"{name}: no clip in {count} shards; {records[0].skipped[0] if records[0].skipped else 'the list is empty'}")
+        if not store.clips:
+            raise UserError(
+                f"{name}: no clip in {count} shards;"
+                f" {records[0].skipped[0] if records[0].skipped else 'the list is empty'}"
+            )
     skipped = list(dict.fromkeys(line for r in records for line in r.skipped))
     faceless = None if records[0].faceless is None else sum(r.faceless for r in records)
-    record = dataclasses.replace(records[0], clips=add(r.clips for r in records), frames=add(r.frames for r in records), skipped=skipped, faceless=faceless)
+    record = dataclasses.replace(records[0], clips=add(r.clips for r in records), frames=add(r.frames for r in records),
+                                 skipped=skipped, faceless=faceless)
     write_record(out, record)
     for path in paths: path.unlink(), path.with_suffix(".json").unlink()
     return record

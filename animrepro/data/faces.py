@@ -24,15 +24,17 @@ RADIUS = 0.3  # of the size of a face; covers an eye and stays inside the face
 
 # %% ../../nbs/15_data.faces.ipynb #14ada5f8
 def face_regions(points: np.ndarray, size: int) -> np.ndarray:
-    """Region labels `uint8 (size, size)` of one face's landmarks `(5, 2)`, in [-1, 1]: left eye, right eye, nose, corners of the mouth.
-    Label i + 1 is feature i of `FEATURES`, 0 is no region. Points that are NaN (no face) label nothing."""
+    """Region labels `uint8 (size, size)` of one face's landmarks `(5, 2)`, in [-1, 1]: left eye, right eye, nose,
+    corners of the mouth. Label i + 1 is feature i of `FEATURES`, 0 is no region. Points that are NaN (no face) label
+    nothing."""
     left, right, _, *corners = points
     mouth = (corners[0] + corners[1]) / 2
     radius = RADIUS * max(np.linalg.norm(left - right), np.linalg.norm((left + right) / 2 - mouth))
     centre = (2 * np.arange(size) + 1) / size - 1
     labels = np.zeros((size, size), np.uint8)
     for i, members in enumerate(FEATURES.values(), 1):
-        for x, y in np.vstack([points, mouth])[list(members)]: labels[np.hypot(centre - x, centre[:, None] - y) < radius] = i
+        for x, y in np.vstack([points, mouth])[list(members)]:
+            labels[np.hypot(centre - x, centre[:, None] - y) < radius] = i
     return labels
 
 # %% ../../nbs/15_data.faces.ipynb #c2ccb829
@@ -41,7 +43,8 @@ BATCH = 32  # frames at a time
 
 # %% ../../nbs/15_data.faces.ipynb #adb06b51
 def face_points(mtcnn, frames: np.ndarray) -> np.ndarray:
-    "Landmarks `float32 (T, 5, 2)`, in [-1, 1], of the largest face in each of the square frames `uint8 (T, H, H, 3)`; NaN where there is none."
+    """Landmarks `float32 (T, 5, 2)`, in [-1, 1], of the largest face in each of the square frames `uint8 (T, H, H,
+    3)`; NaN where there is none."""
     points, side = np.full((len(frames), 5, 2), np.nan, np.float32), max(SIDE, frames.shape[1])
     for at in range(0, len(frames), BATCH):
         pictures = torch.from_numpy(frames[at:at + BATCH]).to(mtcnn.device).movedim(-1, 1).float()
@@ -54,7 +57,8 @@ def face_points(mtcnn, frames: np.ndarray) -> np.ndarray:
 def load_mtcnn(device: torch.device | None = None):
     "MTCNN with its weights, on `device` (a GPU where torch finds one). `UserError` without facenet-pytorch."
     try: from facenet_pytorch import MTCNN
-    except ImportError as e: raise UserError("faces: facenet-pytorch is not installed; run pip install 'facenet-pytorch<2.6'") from e
+    except ImportError as e:
+        raise UserError("faces: facenet-pytorch is not installed; run pip install 'facenet-pytorch<2.6'") from e
     return MTCNN(device=device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 def load_detector(device: torch.device | None = None) -> Callable[[np.ndarray], np.ndarray]:
@@ -80,7 +84,8 @@ def enlarge(box: np.ndarray, share: float = 0.1) -> np.ndarray:
 # %% ../../nbs/15_data.faces.ipynb #dee6a38a
 @dataclass(eq=False)
 class Run:
-    "A face followed from frame `start` up to `end` (not included): the box it began with, and the box that holds all of them."
+    """A face followed from frame `start` up to `end` (not included): the box it began with, and the box that holds
+    all of them."""
     start: int
     end: int
     first: np.ndarray
@@ -102,9 +107,10 @@ def follow(boxes: Iterable[np.ndarray], least: float = 0.25, longest: int = LONG
     return sorted(over + running, key=lambda r: r.start)
 
 # %% ../../nbs/15_data.faces.ipynb #fcb50e5e
-def cut(frames: Iterable[np.ndarray], spans: list[tuple[int, int]], boxes: list[tuple[int, ...]], size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """For each span (first frame, end) of a video and its box in pixels: its number and its frames `uint8 (T, size, size, 3)`, in the order in which they end.
-    A span that the video breaks off comes last, as far as it goes."""
+def cut(frames: Iterable[np.ndarray], spans: list[tuple[int, int]], boxes: list[tuple[int, ...]],
+        size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each span (first frame, end) of a video and its box in pixels: its number and its frames `uint8 (T, size,
+    size, 3)`, in the order in which they end. A span that the video breaks off comes last, as far as it goes."""
     waiting, kept = list(range(len(spans))), {}
     for t, frame in enumerate(frames):
         for i in [i for i in waiting if spans[i][0] <= t]:
@@ -121,12 +127,16 @@ SEARCHED = 640  # longest side of frames in which boxes are searched for
 SURE = 0.9      # detections below this probability are not believed
 
 def face_boxes(mtcnn, frames: list[np.ndarray], smallest: int = 0) -> list[np.ndarray]:
-    "Boxes `(N, 4)` in pixels of all faces of `smallest` pixels or more in each of the frames `uint8 (H, W, 3)`, which have one size."
+    """Boxes `(N, 4)` in pixels of all faces of `smallest` pixels or more in each of the frames `uint8 (H, W, 3)`,
+    which have one size."""
     h, w = frames[0].shape[:2]
     scale = max(SIDE / min(h, w), min(1, SEARCHED / max(h, w)))
     mtcnn.min_face_size = max(20, smallest * scale)  # MTCNN looks for small faces longest
     pictures = np.stack([np.asarray(Image.fromarray(f).resize((round(w * scale), round(h * scale)))) for f in frames])
-    return [np.zeros((0, 4)) if b is None else np.asarray(b, float)[np.asarray(p, float) > SURE] / scale for b, p in zip(*mtcnn.detect(pictures))]
+    return [
+        np.zeros((0, 4)) if b is None else np.asarray(b, float)[np.asarray(p, float) > SURE] / scale
+        for b, p in zip(*mtcnn.detect(pictures))
+    ]
 
 # %% ../../nbs/15_data.faces.ipynb #62bd7031
 def place(square: np.ndarray, height: int, width: int) -> tuple[int, ...]:
@@ -136,19 +146,28 @@ def place(square: np.ndarray, height: int, width: int) -> tuple[int, ...]:
     return left, top, left + side, top + side
 
 # %% ../../nbs/15_data.faces.ipynb #900a9ad0
-def crop(mtcnn, video: str | Path, out: str | Path, size: int = 256, shortest: int = 64, smallest: int = 64, share: float = 0.1) -> list[Path]:
-    """Cuts each face of a video that is seen for `shortest` frames or more, in a tube of at least `smallest` pixels, to a clip `out/NAME-000.mp4` of its own.
-    `UserError` where there is none."""
+def crop(mtcnn, video: str | Path, out: str | Path, size: int = 256, shortest: int = 64, smallest: int = 64,
+         share: float = 0.1) -> list[Path]:
+    """Cuts each face of a video that is seen for `shortest` frames or more, in a tube of at least `smallest` pixels,
+    to a clip `out/NAME-000.mp4` of its own. `UserError` where there is none."""
     frames, fps = iterate_frames(video), frame_rate(video)
     batches = tqdm(iter(lambda: list(islice(frames, BATCH)), []), Path(video).name, unit="batch", disable=None)
     runs = follow((boxes for batch in batches for boxes in face_boxes(mtcnn, batch, smallest // 2)), gap=round(fps / 2))
     kept = [r for r in runs if r.end - r.start >= shortest and (r.tube[2:] - r.tube[:2]).max() >= smallest]
     if not kept:
         best = max(runs, key=lambda r: r.end - r.start, default=None)
-        seen = f"at best {best.end - best.start} frames, {(best.tube[2:] - best.tube[:2]).max():.0f} pixels" if best else "none at all"
-        raise UserError(f"{video}: no face of {smallest} pixels or more is seen for {shortest} frames ({seen}); ask for fewer frames or smaller faces")
+        seen = (
+            f"at best {best.end - best.start} frames, {(best.tube[2:] - best.tube[:2]).max():.0f} pixels"
+            if best
+            else "none at all"
+        )
+        raise UserError(
+            f"{video}: no face of {smallest} pixels or more is seen for {shortest} frames ({seen}); ask for fewer"
+            " frames or smaller faces"
+        )
     height, width = next(iterate_frames(video)).shape[:2]
     paths = [Path(out) / f"{Path(video).stem}-{i:03d}.mp4" for i in range(len(kept))]
-    for i, clip in cut(iterate_frames(video), [(r.start, r.end) for r in kept], [place(enlarge(r.tube, share), height, width) for r in kept], size):
+    for i, clip in cut(iterate_frames(video), [(r.start, r.end) for r in kept],
+                       [place(enlarge(r.tube, share), height, width) for r in kept], size):
         write_video(paths[i], clip, fps)
     return paths

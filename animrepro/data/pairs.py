@@ -14,7 +14,8 @@ from .store import FrameStore
 # %% ../../nbs/13_data.pairs.ipynb #a0be2b0a
 @dataclass
 class Batch:
-    "What a model trains on: pictures in [0, 1], region labels (0 is no region) where the data set has them, one seed per item, and the step."
+    """What a model trains on: pictures in [0, 1], region labels (0 is no region) where the data set has them, one
+    seed per item, and the step."""
     sources: torch.Tensor         # (B, S, 3, H, W)
     driving: torch.Tensor         # (B, 3, H, W)
     regions: torch.Tensor | None  # (B, S, H, W) uint8
@@ -30,14 +31,15 @@ class Batch:
 # %% ../../nbs/13_data.pairs.ipynb #af578bba
 @dataclass
 class Augment:
-    "Optional changes, the same for all frames of an item: mirror with probability `flip`; contrast and brightness by up to `jitter`."
+    """Optional changes, the same for all frames of an item: mirror with probability `flip`; contrast and brightness
+    by up to `jitter`."""
     flip: float = 0.0
     jitter: float = 0.0
 
 @dataclass
 class Draw:
-    """Which frames make an item: 1 to `sources` sources; with probability `single` a step has just one. With probability `near` all frames
-    of an item lie within `window` successive ones."""
+    """Which frames make an item: 1 to `sources` sources; with probability `single` a step has just one. With
+    probability `near` all frames of an item lie within `window` successive ones."""
     sources: int = 3
     single: float = 0.0
     near: float = 0.0
@@ -45,7 +47,8 @@ class Draw:
 
 # %% ../../nbs/13_data.pairs.ipynb #022dd6dc
 def augment_item(images: torch.Tensor, regions: torch.Tensor | None, augment: Augment, draw: np.random.Generator):
-    "Mirrors and recolours all pictures `(S, 3, H, W)` of one item in the same way, and mirrors their labels `(S, H, W)`."
+    """Mirrors and recolours all pictures `(S, 3, H, W)` of one item in the same way, and mirrors their labels `(S,
+    H, W)`."""
     flip, contrast, brightness = draw.random(), *(draw.uniform(-1, 1, 2) * augment.jitter)
     if flip < augment.flip:
         images, regions = images.flip(-1), None if regions is None else regions.flip(-1)
@@ -58,7 +61,11 @@ class Pairs(torch.utils.data.Dataset):
     def __init__(self, store: FrameStore, split: str, frames: Draw, seed: int, augment: Augment = Augment()):
         self.store, self.frames, self.seed, self.augment = store, frames, seed, augment
         self.clips = [i for i in store.split(split) if store.clips[i].frames > frames.sources]
-        if not self.clips: raise UserError(f"{store.path}: no {split} clip has more than {frames.sources} frames; ask for fewer sources or add longer clips")
+        if not self.clips:
+            raise UserError(
+                f"{store.path}: no {split} clip has more than {frames.sources} frames; ask for fewer sources or add"
+                " longer clips"
+            )
 
     def count(self, step: int) -> int:
         "Number of sources at a step: one for the whole batch, so that it is a dense tensor."
@@ -100,9 +107,11 @@ class Addresses(torch.utils.data.Sampler):
     def __iter__(self): return ([(step, i) for i in self.share] for step in self.steps)
     def __len__(self): return len(self.steps)
 
-def loader(pairs: Pairs, batch: int, steps: range, rank: int = 0, ranks: int = 1, workers: int = 0) -> torch.utils.data.DataLoader:
+def loader(pairs: Pairs, batch: int, steps: range, rank: int = 0, ranks: int = 1,
+           workers: int = 0) -> torch.utils.data.DataLoader:
     "Batches of the given steps, in order. `batch` is the size over all ranks."
     if batch % ranks: raise UserError(f"batch size {batch} cannot be shared by {ranks} processes; choose a multiple")
     share = range(rank * batch // ranks, (rank + 1) * batch // ranks)
-    return torch.utils.data.DataLoader(pairs, batch_sampler=Addresses(steps, share), collate_fn=collate, num_workers=workers,
+    return torch.utils.data.DataLoader(pairs, batch_sampler=Addresses(steps,
+                                                                      share), collate_fn=collate, num_workers=workers,
                                        pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)

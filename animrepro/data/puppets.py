@@ -14,10 +14,16 @@ import numpy as np
 from ..core import rng
 
 # %% ../../nbs/10_data.puppets.ipynb #d3e9294f
-PARTS = ("background", "shoulders", "neck", "back hair", "ear", "earring", "skin", "beard", "brow", "sclera", "iris", "eyelid",
-         "nose", "lips", "mouth", "teeth", "glasses", "hair")
-REGIONS = {"eyebrows": ("brow",), "eyes": ("sclera", "iris", "eyelid"), "lips": ("lips",), "teeth": ("teeth", "mouth"), "nose": ("nose",),
-           "hair": ("hair", "back hair")}
+PARTS = ("background", "shoulders", "neck", "back hair", "ear", "earring", "skin", "beard", "brow", "sclera", "iris",
+         "eyelid", "nose", "lips", "mouth", "teeth", "glasses", "hair")
+REGIONS = {
+    "eyebrows": ("brow", ),
+    "eyes": ("sclera", "iris", "eyelid"),
+    "lips": ("lips", ),
+    "teeth": ("teeth", "mouth"),
+    "nose": ("nose", ),
+    "hair": ("hair", "back hair")
+}
 LANDMARKS = ("left eye outer", "left eye inner", "right eye inner", "right eye outer", "left pupil", "right pupil",
              "left brow outer", "left brow inner", "right brow inner", "right brow outer", "nose bridge", "nose tip",
              "left mouth corner", "right mouth corner", "upper lip", "lower lip", "chin", "left jaw", "right jaw",
@@ -27,7 +33,8 @@ _ID = {name: i for i, name in enumerate(PARTS)}
 # %% ../../nbs/10_data.puppets.ipynb #a303745e
 @dataclass(frozen=True)
 class Motion:
-    "Curves of T frames, one float32 array `(T,)` each. Angles in radians; `tx`, `ty` in half pictures; the rest in [0, 1] or [-1, 1]. `motion[ts]` picks frames."
+    """Curves of T frames, one float32 array `(T,)` each. Angles in radians; `tx`, `ty` in half pictures; the rest in
+    [0, 1] or [-1, 1]. `motion[ts]` picks frames."""
     yaw: np.ndarray         # turn to the right of the picture
     pitch: np.ndarray       # nod, positive looks down
     roll: np.ndarray
@@ -56,7 +63,8 @@ def _wave(draw: np.random.Generator, t: np.ndarray, period: tuple[float, float])
     "A smooth curve of about [-1, 1], (T,): a main sine with a period in frames, and two weaker and faster ones."
     total = np.zeros_like(t)
     for share, speed in ((0.78, 1.0), (0.26, 1.9), (0.14, 3.1)):
-        total += share * np.sin(2 * np.pi * speed * draw.uniform(0.85, 1.15) * t / draw.uniform(*period) + draw.uniform(0, 2 * np.pi))
+        total += share * np.sin(2 * np.pi * speed * draw.uniform(0.85, 1.15) * t / draw.uniform(*period)
+                                + draw.uniform(0, 2 * np.pi))
     return total
 
 # %% ../../nbs/10_data.puppets.ipynb #6a60ba79
@@ -65,14 +73,16 @@ def _squash(x: np.ndarray, sharp: float) -> np.ndarray: return 1 / (1 + np.exp(-
 # %% ../../nbs/10_data.puppets.ipynb #b83686b5
 @dataclass(frozen=True)
 class Manner:
-    "How much of the full range a clip uses: of `turn` (yaw), of `tilt` (pitch and roll), and of `shift` (place and size)."
+    """How much of the full range a clip uses: of `turn` (yaw), of `tilt` (pitch and roll), and of `shift` (place and
+    size)."""
     turn: float
     tilt: float
     shift: float
 
 @dataclass(frozen=True)
 class Framing:
-    "Camera of a data set: `zoom` on the head, `drop` of its place in half pictures, and (share of clips, manner) pairs."
+    """Camera of a data set: `zoom` on the head, `drop` of its place in half pictures, and (share of clips, manner)
+    pairs."""
     zoom: float
     drop: float
     manners: tuple[tuple[float, Manner], ...]
@@ -83,7 +93,8 @@ FRAMINGS = {"portrait": Framing(1.28, 0.16, ((0.55, Manner(0.60, 1.0, 0.45)), (0
 
 # %% ../../nbs/10_data.puppets.ipynb #840c72b7
 def sample_motion(seed: int, frames: int, framing: str = "portrait") -> Motion:
-    "The motion of a clip of `frames` frames in one of `FRAMINGS`. The same seed with more frames continues the same motion."
+    """The motion of a clip of `frames` frames in one of `FRAMINGS`. The same seed with more frames continues the
+    same motion."""
     draw, t, camera = rng(seed, "puppet motion"), np.arange(frames, dtype=np.float64), FRAMINGS[framing]
     wave = lambda low, high: _wave(draw, t, (low, high))
     amount = lambda low, high: draw.uniform(low, high)
@@ -92,13 +103,13 @@ def sample_motion(seed: int, frames: int, framing: str = "portrait") -> Motion:
     lids = _squash(wave(24, 44) - amount(0.25, 0.6), 14)
     wink = _squash(wave(60, 120) - amount(0.6, 0.9), 14) * (1 if draw.random() < 0.5 else -1)
     talk = _squash(wave(22, 40) + amount(-0.2, 0.3), 8) * _squash(wave(7, 13) + 0.2, 4)
-    curves = dict(
-        yaw=m.turn * amount(0.55, 0.85) * wave(32, 56) + amount(-0.1, 0.1),
-        pitch=m.tilt * amount(0.12, 0.28) * wave(26, 60), roll=m.tilt * amount(0.08, 0.25) * wave(30, 70),
-        tx=m.shift * amount(0.14, 0.26) * wave(36, 72), ty=camera.drop + m.shift * amount(0.03, 0.08) * wave(30, 60),
-        scale=camera.zoom * (1 + m.shift * amount(0.03, 0.09) * wave(40, 80)),
-        gaze_x=wave(16, 36), gaze_y=0.7 * wave(18, 40), blink_left=np.maximum(lids, wink), blink_right=np.maximum(lids, -wink),
-        mouth_open=talk, mouth_wide=amount(0.5, 0.9) * wave(24, 50) + amount(0, 0.4), brow=wave(20, 44))
+    curves = dict(yaw=m.turn * amount(0.55, 0.85) * wave(32, 56) + amount(-0.1, 0.1),
+                  pitch=m.tilt * amount(0.12, 0.28) * wave(26, 60), roll=m.tilt * amount(0.08, 0.25) * wave(30, 70),
+                  tx=m.shift * amount(0.14, 0.26) * wave(36, 72),
+                  ty=camera.drop + m.shift * amount(0.03, 0.08) * wave(30, 60), scale=camera.zoom *
+                  (1 + m.shift * amount(0.03, 0.09) * wave(40, 80)), gaze_x=wave(16, 36), gaze_y=0.7 * wave(18, 40),
+                  blink_left=np.maximum(lids, wink), blink_right=np.maximum(lids, -wink), mouth_open=talk,
+                  mouth_wide=amount(0.5, 0.9) * wave(24, 50) + amount(0, 0.4), brow=wave(20, 44))
     bounds = dict(yaw=0.9, pitch=0.36, roll=0.36, gaze_x=1, gaze_y=1, mouth_wide=1, brow=1)
     return Motion(**{k: np.clip(v, -bounds.get(k, 9), bounds.get(k, 9)).astype(np.float32) for k, v in curves.items()})
 
@@ -116,16 +127,20 @@ class Identity:
     room: SimpleNamespace
 
 # %% ../../nbs/10_data.puppets.ipynb #77c85812
-_SKIN = ((0.98, 0.84, 0.74), (0.95, 0.76, 0.63), (0.90, 0.68, 0.53), (0.80, 0.57, 0.42), (0.66, 0.45, 0.33), (0.52, 0.34, 0.25), (0.40, 0.26, 0.20))
-_HAIR = ((0.13, 0.10, 0.10), (0.25, 0.16, 0.11), (0.42, 0.25, 0.14), (0.62, 0.40, 0.20), (0.87, 0.70, 0.40), (0.66, 0.26, 0.12), (0.72, 0.70, 0.70),
-         (0.20, 0.28, 0.52), (0.75, 0.32, 0.48), (0.16, 0.45, 0.45))
-_IRIS = ((0.36, 0.20, 0.10), (0.62, 0.38, 0.10), (0.20, 0.52, 0.25), (0.15, 0.45, 0.80), (0.35, 0.62, 0.72), (0.45, 0.48, 0.50), (0.48, 0.28, 0.66))
+_SKIN = ((0.98, 0.84, 0.74), (0.95, 0.76, 0.63), (0.90, 0.68, 0.53), (0.80, 0.57, 0.42), (0.66, 0.45, 0.33),
+         (0.52, 0.34, 0.25), (0.40, 0.26, 0.20))
+_HAIR = ((0.13, 0.10, 0.10), (0.25, 0.16, 0.11), (0.42, 0.25, 0.14), (0.62, 0.40, 0.20), (0.87, 0.70, 0.40),
+         (0.66, 0.26, 0.12), (0.72, 0.70, 0.70), (0.20, 0.28, 0.52), (0.75, 0.32, 0.48), (0.16, 0.45, 0.45))
+_IRIS = ((0.36, 0.20, 0.10), (0.62, 0.38, 0.10), (0.20, 0.52, 0.25), (0.15, 0.45, 0.80), (0.35, 0.62, 0.72),
+         (0.45, 0.48, 0.50), (0.48, 0.28, 0.66))
 _TEETH = ((0.99, 0.99, 0.97), (0.96, 0.93, 0.84), (0.93, 0.85, 0.62))
 
 # %% ../../nbs/10_data.puppets.ipynb #fdc105c6
-def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, float]: return colorsys.hsv_to_rgb(hue % 1, saturation, value)
+def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
+    return colorsys.hsv_to_rgb(hue % 1, saturation, value)
 
-def _mix(first: tuple, second: tuple, share: float) -> tuple: return tuple(a + (b - a) * share for a, b in zip(first, second))
+def _mix(first: tuple, second: tuple, share: float) -> tuple:
+    return tuple(a + (b - a) * share for a, b in zip(first, second))
 
 def _pick(draw: np.random.Generator, options): return options[int(draw.integers(len(options)))]
 
@@ -136,24 +151,29 @@ def _sample_face(draw: np.random.Generator) -> SimpleNamespace:
     "Half axes `a`, `b`, `c` of the head, its jaw and nose, and the skin."
     u, tone = draw.uniform, draw.uniform(0, len(_SKIN) - 1.001)
     skin = _mix(_SKIN[int(tone)], _SKIN[int(tone) + 1], tone % 1)
-    return SimpleNamespace(a=u(0.385, 0.435), b=u(0.50, 0.55), c=u(0.45, 0.49), jaw=u(-0.10, 0.20), chin=u(0.03, 0.10), skin=skin,
-                           blush=u(0.15, 0.5), nose_length=u(0.10, 0.15), nose_width=u(0.045, 0.068), nose_out=u(0.05, 0.10),
-                           ear=u(0.085, 0.115), neck=u(0.16, 0.21), light=_side(draw) * u(0.35, 0.6))
+    return SimpleNamespace(a=u(0.385, 0.435), b=u(0.50, 0.55), c=u(0.45, 0.49), jaw=u(-0.10, 0.20), chin=u(0.03, 0.10),
+                           skin=skin, blush=u(0.15, 0.5), nose_length=u(0.10, 0.15), nose_width=u(0.045, 0.068),
+                           nose_out=u(0.05, 0.10), ear=u(0.085, 0.115), neck=u(0.16,
+                                                                               0.21), light=_side(draw) * u(0.35, 0.6))
 
 # %% ../../nbs/10_data.puppets.ipynb #ee928ba5
 def _sample_eyes(draw: np.random.Generator) -> SimpleNamespace:
     u = draw.uniform
     iris = _pick(draw, _IRIS)
-    return SimpleNamespace(x=u(0.155, 0.18), y=u(-0.06, -0.02), width=u(0.098, 0.118), up=u(0.062, 0.085), low=u(0.034, 0.048), slant=u(-0.08, 0.12),
-                           radius=u(0.054, 0.064), left=iris, right=_pick(draw, _IRIS) if draw.random() < 0.15 else iris, shadow=u(0.05, 0.35),
-                           brow_y=u(0.125, 0.155), brow_thick=u(0.014, 0.028), brow_arch=u(0.015, 0.05), brow_slant=u(-0.30, 0.12))
+    return SimpleNamespace(x=u(0.155, 0.18), y=u(-0.06, -0.02), width=u(0.098, 0.118), up=u(0.062, 0.085),
+                           low=u(0.034, 0.048), slant=u(-0.08, 0.12), radius=u(0.054, 0.064), left=iris,
+                           right=_pick(draw, _IRIS) if draw.random() < 0.15 else iris, shadow=u(0.05, 0.35), brow_y=u(
+                               0.125, 0.155), brow_thick=u(0.014, 0.028), brow_arch=u(0.015,
+                                                                                      0.05), brow_slant=u(-0.30, 0.12))
 
 # %% ../../nbs/10_data.puppets.ipynb #ca4f32e1
 def _sample_mouth(draw: np.random.Generator) -> SimpleNamespace:
     u = draw.uniform
-    return SimpleNamespace(y=u(0.255, 0.285), width=u(0.145, 0.175), upper=u(0.022, 0.036), lower=u(0.032, 0.05), colour=_hsv(u(0.94, 1.02), u(0.45, 0.75), u(0.5, 0.85)),
-                           own=u(0.35, 0.8), teeth=_pick(draw, _TEETH), gap=draw.random() < 0.4, gold=_side(draw) * (draw.random() < 0.35),
-                           inside=_pick(draw, ((0.32, 0.06, 0.09), (0.18, 0.05, 0.08), (0.40, 0.10, 0.16))), tongue=_hsv(u(0.94, 1.0), u(0.45, 0.65), u(0.75, 0.95)))
+    return SimpleNamespace(y=u(0.255, 0.285), width=u(0.145, 0.175), upper=u(0.022, 0.036), lower=u(0.032, 0.05),
+                           colour=_hsv(u(0.94, 1.02), u(0.45, 0.75), u(0.5, 0.85)), own=u(0.35, 0.8), teeth=_pick(
+                               draw, _TEETH), gap=draw.random() < 0.4, gold=_side(draw) * (draw.random() < 0.35),
+                           inside=_pick(draw, ((0.32, 0.06, 0.09), (0.18, 0.05, 0.08), (0.40, 0.10, 0.16))),
+                           tongue=_hsv(u(0.94, 1.0), u(0.45, 0.65), u(0.75, 0.95)))
 
 # %% ../../nbs/10_data.puppets.ipynb #8658d69a
 def _sample_hair(draw: np.random.Generator, face: SimpleNamespace) -> SimpleNamespace:
@@ -162,36 +182,55 @@ def _sample_hair(draw: np.random.Generator, face: SimpleNamespace) -> SimpleName
     out = {"short": 0.05, "bob": 0.08, "long": 0.06, "curly": 0.15, "bun": 0.035, "bald": 0.006}[style] + u(0, 0.02)
     low = {"bob": 0.42, "long": 0.80}.get(style, face.b)
     top = -face.b - out * 0.85
-    return SimpleNamespace(style=style, axes=(face.a + out, (low - top) / 2, face.c + out * 0.8), y=(low + top) / 2, z=-0.03 - 0.3 * out, colour=_pick(draw, _HAIR),
-                           line=u(-0.36, -0.30), part=u(-0.7, 0.7), fringe=u(0.06, 0.12) * (draw.random() < 0.35), waves=u(7, 13), phase=u(0, 6),
-                           side={"short": 0.96, "bob": 0.90, "long": 0.84, "curly": 1.0, "bun": 0.98}.get(style, 1.0) * face.a / (face.a + out),
-                           nape={"bob": 0.36, "long": 0.70, "curly": 0.22}.get(style, 0.06), lock=_side(draw) * (draw.random() < 0.4), lock_colour=_hsv(u(0, 1), 0.75, 0.9),
-                           clip=_side(draw) * (draw.random() < 0.5), clip_colour=_hsv(u(0, 1), 0.8, 0.95))
+    return SimpleNamespace(
+        style=style, axes=(face.a + out, (low - top) / 2, face.c + out * 0.8), y=(low + top) / 2, z=-0.03 - 0.3 * out,
+        colour=_pick(draw, _HAIR), line=u(-0.36, -0.30), part=u(-0.7, 0.7), fringe=u(0.06, 0.12) *
+        (draw.random() < 0.35), waves=u(7, 13), phase=u(0, 6), side={
+            "short": 0.96,
+            "bob": 0.90,
+            "long": 0.84,
+            "curly": 1.0,
+            "bun": 0.98
+        }.get(style, 1.0) * face.a / (face.a + out), nape={
+            "bob": 0.36,
+            "long": 0.70,
+            "curly": 0.22
+        }.get(style, 0.06), lock=_side(draw) * (draw.random() < 0.4), lock_colour=_hsv(u(0, 1), 0.75, 0.9),
+        clip=_side(draw) * (draw.random() < 0.5), clip_colour=_hsv(u(0, 1), 0.8, 0.95))
 
 # %% ../../nbs/10_data.puppets.ipynb #73b6678a
 def _sample_marks(draw: np.random.Generator, hair: SimpleNamespace) -> SimpleNamespace:
     "What sits on one side only, and glasses. A side of 0 means that the puppet has none."
     u, maybe = draw.uniform, lambda chance: draw.random() < chance
     shaves = hair.style in ("bob", "long", "bun")
-    return SimpleNamespace(earring=_side(draw) * maybe(0.6), earring_colour=_pick(draw, ((0.98, 0.80, 0.25), (0.85, 0.88, 0.92), _hsv(u(0, 1), 0.8, 0.9))),
-                           paint=_side(draw) * maybe(0.5), paint_kind=_pick(draw, ("disc", "stripes", "star")), paint_colour=_hsv(u(0, 1), 0.75, 0.92),
-                           mole=_side(draw) * maybe(0.5), mole_y=u(0.10, 0.2), freckles=maybe(0.3), beard=u(0.6, 0.95) * maybe(0.4) * (not shaves), moustache=maybe(0.2) and not shaves,
-                           glasses=maybe(0.25), glasses_round=u(0.35, 1.0), glasses_colour=_pick(draw, ((0.1, 0.1, 0.12), (0.45, 0.22, 0.1), (0.7, 0.15, 0.2), (0.85, 0.7, 0.3))))
+    return SimpleNamespace(
+        earring=_side(draw) * maybe(0.6), earring_colour=_pick(
+            draw, ((0.98, 0.80, 0.25), (0.85, 0.88, 0.92), _hsv(u(0, 1), 0.8, 0.9))), paint=_side(draw) * maybe(0.5),
+        paint_kind=_pick(draw, ("disc", "stripes", "star")), paint_colour=_hsv(u(0, 1), 0.75, 0.92),
+        mole=_side(draw) * maybe(0.5), mole_y=u(0.10, 0.2), freckles=maybe(0.3), beard=u(0.6, 0.95) * maybe(0.4) *
+        (not shaves), moustache=maybe(0.2) and not shaves, glasses=maybe(0.25), glasses_round=u(0.35, 1.0),
+        glasses_colour=_pick(draw, ((0.1, 0.1, 0.12), (0.45, 0.22, 0.1), (0.7, 0.15, 0.2), (0.85, 0.7, 0.3))))
 
 # %% ../../nbs/10_data.puppets.ipynb #94f9dbc8
 def _sample_clothes(draw: np.random.Generator) -> SimpleNamespace:
     hue, u = draw.uniform(0, 1), draw.uniform
-    return SimpleNamespace(main=_hsv(hue, u(0.3, 0.8), u(0.3, 0.9)), second=_hsv(hue + u(0.3, 0.7), u(0.2, 0.7), u(0.5, 0.98)), kind=_pick(draw, ("plain", "stripes", "bars", "dots", "jacket")),
-                           collar=_pick(draw, ("crew", "vee", "turtle")), width=u(0.66, 0.8), slope=u(0.10, 0.18), badge=_side(draw) * (draw.random() < 0.7), badge_colour=_hsv(u(0, 1), 0.8, 0.95))
+    return SimpleNamespace(main=_hsv(hue, u(0.3, 0.8), u(0.3, 0.9)), second=_hsv(hue + u(0.3, 0.7), u(0.2, 0.7),
+                                                                                 u(0.5, 0.98)),
+                           kind=_pick(draw, ("plain", "stripes", "bars", "dots", "jacket")),
+                           collar=_pick(draw, ("crew", "vee", "turtle")), width=u(0.66, 0.8), slope=u(0.10, 0.18),
+                           badge=_side(draw) * (draw.random() < 0.7), badge_colour=_hsv(u(0, 1), 0.8, 0.95))
 
 # %% ../../nbs/10_data.puppets.ipynb #eb4316df
 def _sample_room(draw: np.random.Generator) -> SimpleNamespace:
     "Colours and objects of the background; it stands still through a clip."
     hue, u = draw.uniform(0, 1), draw.uniform
-    return SimpleNamespace(kind=_pick(draw, ("shelf", "window", "stripes", "dots", "frames", "tiles")), top=_hsv(hue, u(0.12, 0.5), u(0.6, 0.95)),
-                           bottom=_hsv(hue + u(-0.1, 0.1), u(0.2, 0.6), u(0.35, 0.75)), accent=_hsv(hue + u(0.35, 0.65), u(0.35, 0.8), u(0.5, 0.95)),
-                           lines=u(3.2, 5.2), angle=u(-0.9, 0.9), plant=_side(draw) * (draw.random() < 0.6), lamp=_side(draw) * (draw.random() < 0.4),
-                           hues=draw.uniform(0, 1, 40).tolist(), sizes=draw.uniform(0, 1, 40).tolist())
+    return SimpleNamespace(kind=_pick(draw, ("shelf", "window", "stripes", "dots", "frames", "tiles")), top=_hsv(
+        hue, u(0.12, 0.5), u(0.6, 0.95)), bottom=_hsv(hue + u(-0.1, 0.1), u(0.2, 0.6),
+                                                      u(0.35, 0.75)), accent=_hsv(hue + u(0.35, 0.65), u(0.35, 0.8),
+                                                                                  u(0.5, 0.95)), lines=u(3.2, 5.2),
+                           angle=u(-0.9, 0.9), plant=_side(draw) * (draw.random() < 0.6), lamp=_side(draw) *
+                           (draw.random() < 0.4), hues=draw.uniform(0, 1, 40).tolist(), sizes=draw.uniform(0, 1,
+                                                                                                           40).tolist())
 
 # %% ../../nbs/10_data.puppets.ipynb #f3617b71
 def sample_identity(seed: int) -> Identity:
@@ -199,8 +238,8 @@ def sample_identity(seed: int) -> Identity:
     draw = lambda group: rng(seed, "puppet identity", group)
     face = _sample_face(draw("face"))
     hair = _sample_hair(draw("hair"), face)
-    return Identity(seed, face, _sample_eyes(draw("eyes")), _sample_mouth(draw("mouth")), hair, _sample_marks(draw("marks"), hair),
-                    _sample_clothes(draw("clothes")), _sample_room(draw("room")))
+    return Identity(seed, face, _sample_eyes(draw("eyes")), _sample_mouth(draw("mouth")), hair,
+                    _sample_marks(draw("marks"), hair), _sample_clothes(draw("clothes")), _sample_room(draw("room")))
 
 # %% ../../nbs/10_data.puppets.ipynb #049c5e83
 def truth_of(meta: dict, frames: int) -> tuple[Identity, Motion]:
@@ -219,8 +258,10 @@ class _Pose:
         self.p = SimpleNamespace(**{k: col(v) for k, v in motion.parameters().items()})
         cy, sy, cp, sp = np.cos(self.p.yaw), np.sin(self.p.yaw), np.cos(self.p.pitch), np.sin(self.p.pitch)
         zero = np.zeros_like(cy)
-        self.R = ((cy, zero, sy), (sp * sy, cp, -sp * cy), (-cp * sy, sp, cp * cy))  # camera = R head; y down, z to the viewer
-        self.sin_yaw, self.cos_roll, self.sin_roll, self.scale = sy, np.cos(self.p.roll), np.sin(self.p.roll), 1.16 * self.p.scale
+        # camera = R head; y down, z to the viewer
+        self.R = ((cy, zero, sy), (sp * sy, cp, -sp * cy), (-cp * sy, sp, cp * cy))
+        self.sin_yaw, self.cos_roll, self.sin_roll, self.scale = sy, np.cos(self.p.roll), np.sin(
+            self.p.roll), 1.16 * self.p.scale
         x, y, _ = self.rotate((0.0, -0.46, 0.08))  # from the neck to the middle of the head
         self.cx = self.p.tx + self.scale * (self.cos_roll * x - self.sin_roll * y)
         self.cy = self.p.ty + 0.47 + self.scale * (self.sin_roll * x + self.cos_roll * y)
@@ -237,7 +278,8 @@ class _Pose:
 
     def place(self, x, y) -> tuple:
         "Inverse of `upright`."
-        return (self.cx + self.scale * (self.cos_roll * x - self.sin_roll * y), self.cy + self.scale * (self.sin_roll * x + self.cos_roll * y))
+        return (self.cx + self.scale * (self.cos_roll * x - self.sin_roll * y), self.cy + self.scale *
+                (self.sin_roll * x + self.cos_roll * y))
 
 # %% ../../nbs/10_data.puppets.ipynb #1a1dc044
 def _taper(pose: _Pose, y) -> tuple:
@@ -258,7 +300,8 @@ def _warp(pose: _Pose, x, y) -> tuple:
 
 # %% ../../nbs/10_data.puppets.ipynb #f62d62be
 def _hit(pose: _Pose, x, y, axes: tuple, centre: tuple = (0.0, 0.0, 0.0)) -> SimpleNamespace:
-    "Where rays at `(x, y)` meet an ellipsoid: unit-ball point `q`, camera normal `nz`, and `edge`, the distance to the silhouette (negative inside)."
+    """Where rays at `(x, y)` meet an ellipsoid: unit-ball point `q`, camera normal `nz`, and `edge`, the distance to
+    the silhouette (negative inside)."""
     ox, oy, _ = pose.rotate(centre)
     x, y = x - ox, y - oy
     m = [[pose.R[j][i] / axes[i] for i in range(3)] for j in range(3)]  # m[j]: column j of D^-1 R^T
@@ -275,7 +318,8 @@ def _hit(pose: _Pose, x, y, axes: tuple, centre: tuple = (0.0, 0.0, 0.0)) -> Sim
 
 # %% ../../nbs/10_data.puppets.ipynb #5a16aa35
 def _head(pose: _Pose, X, Y) -> SimpleNamespace:
-    "The skin seen at picture coordinates: as `_hit`, with `x`, `y`, the front view coordinates in which features are drawn."
+    """The skin seen at picture coordinates: as `_hit`, with `x`, `y`, the front view coordinates in which features
+    are drawn."""
     f = pose.face
     hit = _hit(pose, *_unwarp(pose, *pose.upright(X, Y)), (f.a, f.b, f.c))
     hit.x, hit.y = f.a * hit.q[0], f.b * hit.q[1]
@@ -301,7 +345,8 @@ class _Canvas:
         self.labels = np.zeros((frames, self.size, self.size), np.uint8)
 
     def window(self, x, y, half_x: float, half_y: float) -> SimpleNamespace:
-        "A copy of the pixels around `(x, y)` (T, 1, 1), with their coordinates `X`, `Y`; `half_x`, `half_y` in picture units at scale 1."
+        """A copy of the pixels around `(x, y)` (T, 1, 1), with their coordinates `X`, `Y`; `half_x`, `half_y` in
+        picture units at scale 1."""
         n, t = self.size, len(self.labels)
         w, h = (min(n, math.ceil(half * LARGEST * n) + 2) for half in (half_x, half_y))
         first = lambda c, k: np.clip(np.rint((c + 1) * n / 2 - k / 2).astype(np.int64), 0, n - k)
@@ -309,7 +354,8 @@ class _Canvas:
         iy = first(y, h) + np.arange(h).reshape(-1, 1)
         at = (np.arange(t).reshape(-1, 1, 1) * n + iy) * n + ix
         to = lambda i: ((2 * i + 1) / np.float32(n) - 1).astype(np.float32)
-        return SimpleNamespace(at=at, X=to(ix), Y=to(iy), colour=[c.reshape(-1)[at] for c in self.colour], labels=self.labels.reshape(-1)[at], pixel=2 / n)
+        return SimpleNamespace(at=at, X=to(ix), Y=to(iy), colour=[c.reshape(-1)[at] for c in self.colour],
+                               labels=self.labels.reshape(-1)[at], pixel=2 / n)
 
     def close(self, window: SimpleNamespace) -> None:
         "Puts a painted window back."
@@ -342,7 +388,8 @@ def _room_pattern(room: SimpleNamespace, X, Y) -> list:
     shade = _soft(Y, -1, 1)
     planes = [t + (b - t) * shade for t, b in zip(room.top, room.bottom)]
     put = lambda mask, colour: [np.copyto(p, np.float32(c), where=mask) for p, c in zip(planes, colour)]
-    if room.kind == "stripes": put(np.sin(room.lines * 2 * (X * math.cos(room.angle) + Y * math.sin(room.angle))) > 0.25, room.accent)
+    if room.kind == "stripes":
+        put(np.sin(room.lines * 2 * (X * math.cos(room.angle) + Y * math.sin(room.angle))) > 0.25, room.accent)
     if room.kind == "dots":
         u, v = X * room.lines * 0.6, Y * room.lines * 0.6
         put(((u + 0.5 * (np.floor(v) % 2)) % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.09, room.accent)
@@ -362,20 +409,25 @@ def _room_objects(room: SimpleNamespace, X, Y, put) -> None:
             for i in range(12):
                 k = row * 12 + i
                 width, height = 0.12 + 0.14 * room.sizes[k], 0.32 + 0.16 * room.sizes[-k]
-                if room.sizes[k] > 0.12: put(box(x, y + 0.52 - height, x + width - 0.015, y + 0.52), _hsv(room.hues[k], 0.6, 0.45 + 0.5 * room.sizes[-k]))
+                if room.sizes[k] > 0.12:
+                    put(box(x, y + 0.52 - height, x + width - 0.015, y + 0.52),
+                        _hsv(room.hues[k], 0.6, 0.45 + 0.5 * room.sizes[-k]))
                 x += width
             put(box(-1, y + 0.52, 1, y + 0.57), (0.36, 0.24, 0.16))
     if room.kind == "window":
         x = 0.25 * (room.sizes[0] - 0.5)
         put(box(x - 0.82, -0.9, x + 0.82, 0.5), (0.95, 0.94, 0.9))
         for px in (-0.78, 0.03):
-            for py in (-0.86, -0.17): put(box(x + px, py, x + px + 0.75, py + 0.63), _mix((0.45, 0.7, 0.95), (0.98, 0.8, 0.6), room.sizes[1]))
-        hill = (Y > 0.05 + 0.12 * np.sin(4 * X + 6 * room.sizes[2])) & box(x - 0.78, -0.86, x + 0.78, 0.46) & ~box(x - 0.03, -1, x + 0.03, 1)
+            for py in (-0.86, -0.17):
+                put(box(x + px, py, x + px + 0.75, py + 0.63), _mix((0.45, 0.7, 0.95), (0.98, 0.8, 0.6), room.sizes[1]))
+        hill = (Y > 0.05 + 0.12 * np.sin(4 * X + 6 * room.sizes[2])) & box(x - 0.78, -0.86, x + 0.78,
+                                                                           0.46) & ~box(x - 0.03, -1, x + 0.03, 1)
         put(hill, _hsv(0.25 + 0.15 * room.sizes[3], 0.55, 0.5))
     if room.kind == "frames":
         for k, (x, y) in enumerate(((-0.68, -0.55), (0.68, -0.6), (-0.72, 0.25), (0.74, 0.22), (0.0, -0.72))):
             w, h = 0.18 + 0.08 * room.sizes[k], 0.18 + 0.1 * room.sizes[k + 5]
-            put(box(x - w, y - h, x + w, y + h), (0.15, 0.12, 0.1)); put(box(x - w + 0.04, y - h + 0.04, x + w - 0.04, y + h - 0.04), _hsv(room.hues[k], 0.25, 0.95))
+            put(box(x - w, y - h, x + w, y + h), (0.15, 0.12, 0.1))
+            put(box(x - w + 0.04, y - h + 0.04, x + w - 0.04, y + h - 0.04), _hsv(room.hues[k], 0.25, 0.95))
             put((((X - x) / w) ** 2 + ((Y - y) / h) ** 2) < 0.3, _hsv(room.hues[k + 5], 0.7, 0.85))
 
 # %% ../../nbs/10_data.puppets.ipynb #1fd5dc08
@@ -386,11 +438,13 @@ def _room_sides(room: SimpleNamespace, X, Y, put) -> None:
         for i, lean in enumerate((-0.26, -0.13, 0.0, 0.13, 0.26)):
             tall = 0.40 + 0.25 * room.sizes[30 + i]
             u, v = X - x - lean * (0.62 - Y) * (0.6 + 0.8 * room.sizes[35]), (Y - 0.56 + tall) / tall
-            put((np.abs(u) < (0.045 + 0.05 * room.sizes[36]) * np.maximum(1 - v * v, 0)) & (np.abs(v) < 1), _hsv(0.24 + 0.14 * room.sizes[37] + 0.02 * i, 0.65, 0.32 + 0.07 * i))
+            put((np.abs(u) < (0.045 + 0.05 * room.sizes[36]) * np.maximum(1 - v * v, 0)) & (np.abs(v) < 1),
+                _hsv(0.24 + 0.14 * room.sizes[37] + 0.02 * i, 0.65, 0.32 + 0.07 * i))
         put((np.abs(X - x) < 0.17 - 0.12 * (Y - 0.52)) & (Y > 0.52), room.accent)
     if room.lamp and room.lamp != room.plant:
         x = room.lamp * 0.74
-        put((np.abs(X - x) < 0.012) & (Y > -0.6), (0.2, 0.2, 0.22)); put((np.abs(X - x) < 0.1 + 0.25 * (Y + 0.75)) & (Y > -0.75) & (Y < -0.35), (1.0, 0.93, 0.7))
+        put((np.abs(X - x) < 0.012) & (Y > -0.6), (0.2, 0.2, 0.22))
+        put((np.abs(X - x) < 0.1 + 0.25 * (Y + 0.75)) & (Y > -0.75) & (Y < -0.35), (1.0, 0.93, 0.7))
 
 def _draw_room(room: SimpleNamespace, size: int) -> np.ndarray:
     "The background, float32 (3, size, size)."
@@ -409,7 +463,8 @@ def _out_of_focus(planes: np.ndarray, sigma: float = 0.04) -> np.ndarray:
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) * 2 / planes.shape[-1] / sigma) ** 2).astype(np.float32)
     for _ in range(2):
         padded = np.pad(planes, ((0, 0), (0, 0), (reach, reach)), "edge")
-        planes = sum(w * padded[..., i:i + planes.shape[-1]] for i, w in enumerate(weights / weights.sum())).swapaxes(1, 2)
+        planes = sum(w * padded[..., i:i + planes.shape[-1]]
+                     for i, w in enumerate(weights / weights.sum())).swapaxes(1, 2)
     return planes
 
 # %% ../../nbs/10_data.puppets.ipynb #1ea86aab
@@ -417,7 +472,8 @@ def _body(pose: _Pose) -> SimpleNamespace:
     "Affine map of the body per frame: centre, scale, width factor."
     p = pose.p
     scale = 1.12 * (1 + 0.6 * (p.scale - 1))
-    return SimpleNamespace(x=0.6 * p.tx + 0.05 * pose.sin_yaw, y=0.76 + 0.5 * p.ty, scale=scale, wide=scale * np.cos(0.5 * p.yaw), lean=0.12 * p.roll)
+    return SimpleNamespace(x=0.6 * p.tx + 0.05 * pose.sin_yaw, y=0.76 + 0.5 * p.ty, scale=scale,
+                           wide=scale * np.cos(0.5 * p.yaw), lean=0.12 * p.roll)
 
 def _to_body(body: SimpleNamespace, X, Y) -> tuple:
     x, y = X - body.x, (Y - body.y)
@@ -437,8 +493,13 @@ def _shoulder_line(clothes: SimpleNamespace, x):
 def _clothes_colour(clothes: SimpleNamespace, x, y, px: float) -> list:
     "Colour planes of the clothes at body coordinates."
     stripe = lambda v, k: _cover(-np.sin(k * v) / k, px)
-    on = {"plain": lambda: 0 * x * y, "stripes": lambda: stripe(y, 42) + 0 * x, "bars": lambda: stripe(x, 26) + 0 * y,
-          "dots": lambda: _cover(np.hypot((x % 0.12) - 0.06, (y % 0.12) - 0.06) - 0.034, px), "jacket": lambda: _cover(np.abs(x) - 0.16 + 0.35 * y, px)}[clothes.kind]()
+    on = {
+        "plain": lambda: 0 * x * y,
+        "stripes": lambda: stripe(y, 42) + 0 * x,
+        "bars": lambda: stripe(x, 26) + 0 * y,
+        "dots": lambda: _cover(np.hypot((x % 0.12) - 0.06, (y % 0.12) - 0.06) - 0.034, px),
+        "jacket": lambda: _cover(np.abs(x) - 0.16 + 0.35 * y, px)
+    }[clothes.kind]()
     return [m + (s - m) * on for m, s in zip(clothes.main, clothes.second)]
 
 # %% ../../nbs/10_data.puppets.ipynb #0a25b148
@@ -452,7 +513,8 @@ def _draw_shoulders(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     _paint(win, _cover(edge, win.pixel), [v * light for v in colour], "shoulders")
     if c.badge:
         disc = np.hypot(x - 0.42 * c.badge, y - 0.14) - 0.075
-        _paint(win, _cover(disc, win.pixel), (0.97, 0.96, 0.93)); _paint(win, _cover(disc + 0.022, win.pixel), c.badge_colour)
+        _paint(win, _cover(disc, win.pixel), (0.97, 0.96, 0.93))
+        _paint(win, _cover(disc + 0.022, win.pixel), c.badge_colour)
     _draw_neck(win, pose, who, x, y)
     canvas.close(win)
 
@@ -463,9 +525,15 @@ def _draw_neck(win: SimpleNamespace, pose: _Pose, who: Identity, x, y) -> None:
     t = np.clip((y - hy) / (0.0 - hy), 0, 1.3)
     middle, half = hx * (1 - t), who.face.neck * (1 + 0.25 * t * t)
     strip = np.abs(x - middle) - half
-    base = {"crew": lambda: y - 0.07 + 2.2 * (x - middle) ** 2, "vee": lambda: (y - 0.2 + 1.1 * np.abs(x - middle)) * 0.7, "turtle": lambda: y + 0.07 + 0.4 * (x - middle) ** 2}[c.collar]()
+    base = {
+        "crew": lambda: y - 0.07 + 2.2 * (x - middle)**2,
+        "vee": lambda: (y - 0.2 + 1.1 * np.abs(x - middle)) * 0.7,
+        "turtle": lambda: y + 0.07 + 0.4 * (x - middle)**2
+    }[c.collar]()
     shape = np.maximum(strip, base)
-    _paint(win, _cover(np.maximum(shape - 0.028, -base - 0.055), win.pixel) * (y > hy), [0.75 * v for v in (c.second if c.kind == "jacket" else c.main)], "shoulders")
+    _paint(win,
+           _cover(np.maximum(shape - 0.028, -base - 0.055), win.pixel) * (y > hy),
+           [0.75 * v for v in (c.second if c.kind == "jacket" else c.main)], "shoulders")
     light = 0.80 + 0.14 * _soft(y, -0.16, 0.06) + 0.3 * who.face.light * (x - middle)
     _paint(win, _cover(shape, win.pixel) * (y > hy), [v * light * k for v, k in zip(skin, (1.0, 0.97, 0.95))], "neck")
 
@@ -475,7 +543,8 @@ def _light(pose: _Pose, hit: SimpleNamespace, axes: tuple, side: float):
     lamp = (side, -0.45, 0.75)
     to_head = [pose.R[0][i] * lamp[0] + pose.R[1][i] * lamp[1] + pose.R[2][i] * lamp[2] for i in range(3)]
     n = [q / a for q, a in zip(hit.q, axes)]
-    lit = (n[0] * to_head[0] + n[1] * to_head[1] + n[2] * to_head[2]) / np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2] + 1e-6)
+    lit = (n[0] * to_head[0] + n[1] * to_head[1] + n[2] * to_head[2]) / np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]
+                                                                                + 1e-6)
     return 0.82 + 0.22 * lit + 0.05 * np.minimum(hit.nz * 2, 1) - 0.05
 
 def _footprint(hit: SimpleNamespace, pixel: float):
@@ -504,29 +573,44 @@ def _draw_head(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     canvas.close(win)
 
 # %% ../../nbs/10_data.puppets.ipynb #b99b5108
-def _draw_marks(win: SimpleNamespace, hit: SimpleNamespace, m: SimpleNamespace, face: SimpleNamespace, inside, px) -> None:
+def _draw_marks(win: SimpleNamespace, hit: SimpleNamespace, m: SimpleNamespace, face: SimpleNamespace, inside,
+                px) -> None:
     "Cheek paint, mole and freckles: all in front view coordinates."
     if m.paint:
         x, y = hit.x - 0.245 * m.paint, hit.y - 0.125
         r = np.hypot(x, y)
-        if m.paint_kind == "disc": _paint(win, inside * _cover(r - 0.075, px), m.paint_colour); _paint(win, inside * _cover(r - 0.04, px), (1.0, 0.97, 0.9))
-        if m.paint_kind == "star": _paint(win, inside * _cover((r - 0.066 - 0.026 * np.cos(5 * np.arctan2(x, -y))) * 0.8, px), m.paint_colour)
+        if m.paint_kind == "disc":
+            _paint(win, inside * _cover(r - 0.075, px), m.paint_colour)
+            _paint(win, inside * _cover(r - 0.04, px), (1.0, 0.97, 0.9))
+        if m.paint_kind == "star":
+            _paint(win, inside * _cover((r - 0.066 - 0.026 * np.cos(5 * np.arctan2(x, -y))) * 0.8, px), m.paint_colour)
         if m.paint_kind == "stripes":
-            for k in (-0.05, 0.0, 0.05): _paint(win, inside * _cover(_box(x, y - k + 0.2 * x * m.paint, 0.085, 0.014, 0.01), px), m.paint_colour if k else (1.0, 0.97, 0.9))
+            for k in (-0.05, 0.0, 0.05):
+                _paint(win, inside * _cover(_box(x, y - k + 0.2 * x * m.paint, 0.085, 0.014, 0.01), px),
+                       m.paint_colour if k else (1.0, 0.97, 0.9))
     if m.freckles:
         for x, y in ((0.10, 0.07), (0.15, 0.10), (0.20, 0.06), (0.25, 0.10), (0.12, 0.13), (0.19, 0.15)):
-            _paint(win, inside * _cover(np.hypot(np.abs(hit.x) - x, hit.y - y) - 0.011, px) * 0.55, [0.62 * c for c in face.skin])
-    if m.mole: _paint(win, inside * _cover(np.hypot(hit.x + 0.17 * m.mole, hit.y - m.mole_y) - 0.018, px), (0.25, 0.13, 0.1))
+            _paint(win,
+                   inside * _cover(np.hypot(np.abs(hit.x) - x, hit.y - y) - 0.011, px) * 0.55,
+                   [0.62 * c for c in face.skin])
+    if m.mole:
+        _paint(win, inside * _cover(np.hypot(hit.x + 0.17 * m.mole, hit.y - m.mole_y) - 0.018, px), (0.25, 0.13, 0.1))
 
 def _draw_beard(win: SimpleNamespace, hit: SimpleNamespace, who: Identity, inside, px, light) -> None:
     hair, mouth = [0.85 * c for c in who.hair.colour], who.mouth
     if who.marks.beard:
-        low = 0.13 + 0.13 * np.maximum(1 - (hit.x / 0.27) ** 2, 0) - 0.25 * _soft(np.abs(hit.x), 0.24, 0.42)  # high before the ears, low beside the mouth
-        side = -0.15 - hit.q[2]                                                                                # it ends behind the jaw
-        _paint(win, inside * _cover(low - hit.y, px) * _cover(side, 0.1) * who.marks.beard, [c * light for c in hair], "beard")
+        # high before the ears, low beside the mouth
+        low = 0.13 + 0.13 * np.maximum(1 - (hit.x / 0.27) ** 2, 0) - 0.25 * _soft(np.abs(hit.x), 0.24, 0.42)
+        # it ends behind the jaw
+        side = -0.15 - hit.q[2]
+        _paint(win,
+               inside * _cover(low - hit.y, px) * _cover(side, 0.1) * who.marks.beard, [c * light for c in hair],
+               "beard")
     if who.marks.moustache or who.marks.beard:
         y = hit.y - (mouth.y - 0.062) - 1.2 * hit.x ** 2
-        _paint(win, inside * (hit.q[2] > 0) * _cover(_box(hit.x, y, 0.14, 0.022, 0.02), px), [c * light for c in hair], "beard")
+        _paint(win,
+               inside * (hit.q[2] > 0) * _cover(_box(hit.x, y, 0.14, 0.022, 0.02), px), [c * light for c in hair],
+               "beard")
 
 # %% ../../nbs/10_data.puppets.ipynb #8214bd3c
 def _eye_frame(who: Identity, hit: SimpleNamespace, side: int) -> tuple:
@@ -537,7 +621,8 @@ def _eye_frame(who: Identity, hit: SimpleNamespace, side: int) -> tuple:
 
 def _draw_eye(canvas: _Canvas, pose: _Pose, who: Identity, side: int) -> None:
     e, p = who.eyes, pose.p
-    win = canvas.window(*_project(pose, _on_face(who.face, side * e.x, e.y)), (e.width + 0.05) * 1.15, (e.up + 0.06) * 1.15)
+    win = canvas.window(*_project(pose, _on_face(who.face, side * e.x, e.y)), (e.width + 0.05) * 1.15,
+                        (e.up + 0.06) * 1.15)
     hit = _head(pose, win.X, win.Y)
     px = _footprint(hit, win.pixel / pose.scale)
     seen = (hit.q[2] > 0) * _cover(hit.edge, win.pixel / pose.scale)
@@ -562,7 +647,8 @@ def _gaze(pose: _Pose, who: Identity) -> tuple:
     "Offset of the iris from the middle of the eye, in head units."
     return 0.042 * pose.p.gaze_x, 0.018 * pose.p.gaze_y - 0.010
 
-def _draw_ball(win: SimpleNamespace, pose: _Pose, who: Identity, side: int, hit: SimpleNamespace, open_, lid, px) -> None:
+def _draw_ball(win: SimpleNamespace, pose: _Pose, who: Identity, side: int, hit: SimpleNamespace, open_, lid,
+               px) -> None:
     "Sclera, iris, pupil and highlight, seen through the opening between the lids."
     e, colour = who.eyes, who.eyes.left if side < 0 else who.eyes.right
     gx, gy = _gaze(pose, who)
@@ -575,12 +661,14 @@ def _draw_ball(win: SimpleNamespace, pose: _Pose, who: Identity, side: int, hit:
     _paint(win, open_ * _cover(r - e.radius + 0.009, px), [np.minimum(c * glow, 1) for c in colour])
     _paint(win, open_ * _cover(r - 0.42 * e.radius, px), (0.04, 0.03, 0.04))
     lamp = 0.4 if who.face.light > 0 else -0.4
-    _paint(win, open_ * _cover(np.hypot(x - lamp * e.radius, y + 0.42 * e.radius) - 0.30 * e.radius, px), (1.0, 1.0, 1.0))
+    _paint(win, open_ * _cover(np.hypot(x - lamp * e.radius, y + 0.42 * e.radius) - 0.30 * e.radius, px),
+           (1.0, 1.0, 1.0))
 
 # %% ../../nbs/10_data.puppets.ipynb #9e960c00
 def _brow_height(pose: _Pose, who: Identity): return who.eyes.y - who.eyes.brow_y - 0.028 * pose.p.brow
 
-def _brow_curve(e: SimpleNamespace, out): return -e.brow_slant * out * 0.5 - e.brow_arch * (1 - (out / 0.12) ** 2) + e.brow_arch * 0.5
+def _brow_curve(e: SimpleNamespace, out):
+    return -e.brow_slant * out * 0.5 - e.brow_arch * (1 - (out / 0.12) ** 2) + e.brow_arch * 0.5
 
 def _draw_brow(canvas: _Canvas, pose: _Pose, who: Identity, side: int) -> None:
     e, height = who.eyes, _brow_height(pose, who)
@@ -591,7 +679,8 @@ def _draw_brow(canvas: _Canvas, pose: _Pose, who: Identity, side: int) -> None:
     along = np.clip(out / 0.12, -1, 1)
     thick = e.brow_thick * (1 - 0.45 * _soft(along, 0.0, 1.0)) - 0.004
     shape = np.hypot(np.maximum(np.abs(out) - 0.105, 0), hit.y - height - _brow_curve(e, out)) - thick
-    _paint(win, (hit.q[2] > 0) * _cover(hit.edge, win.pixel / pose.scale) * _cover(shape, px), [0.75 * c for c in who.hair.colour], "brow")
+    _paint(win, (hit.q[2] > 0) * _cover(hit.edge, win.pixel / pose.scale) * _cover(shape, px),
+           [0.75 * c for c in who.hair.colour], "brow")
     canvas.close(win)
 
 # %% ../../nbs/10_data.puppets.ipynb #ac73cf74
@@ -611,16 +700,23 @@ def _draw_nose(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     t = np.clip((y - by) / (ty - by), 0, 1)
     mid = x - bx - (tx - bx) * t                                       # across the ridge
     body = np.abs(mid) - w * (0.42 + 0.38 * t * t)
-    ball = np.minimum(_ellipse(x - tx, y - ty, w * 0.85, w * 0.8), _ellipse(np.abs(x - tx) - w * 0.75, y - ty - 0.012, w * 0.5, w * 0.48))
+    ball = np.minimum(_ellipse(x - tx, y - ty, w * 0.85, w * 0.8),
+                      _ellipse(np.abs(x - tx) - w * 0.75, y - ty - 0.012, w * 0.5, w * 0.48))
     ridge = np.maximum(body, np.abs(y - (by + ty) / 2) - (ty - by) / 2)
     shape = np.minimum(ridge, ball)
     dark, pale = [0.72 * c for c in f.skin], [min(1.0, 1.12 * c + 0.04) for c in f.skin]
     away = -1.0 if f.light > 0 else 1.0
     _paint(win, 0.55 * _soft(-_ellipse(x - tx, y - ty - 0.030, w * 1.5, w * 0.8), 0.0, 0.03), dark)
-    _paint(win, 0.55 * t * _cover(np.abs(mid - away * w * (0.5 + 0.3 * t)) - 0.012, 0.035) * _cover(np.abs(y - (by + ty) / 2) - (ty - by) / 2, 0.03), dark)
+    _paint(
+        win, 0.55 * t * _cover(np.abs(mid - away * w * (0.5 + 0.3 * t)) - 0.012, 0.035)
+        * _cover(np.abs(y - (by + ty) / 2) - (ty - by) / 2, 0.03), dark)
     _paint(win, _cover(ball, px + 0.012), [c * 1.0 for c in f.skin])
     np.copyto(win.labels, _ID["nose"], where=shape < 0)
-    for side in (-1, 1): _paint(win, 0.8 * _cover(_ellipse(x - tx - side * w * 0.52 - 0.02 * pose.sin_yaw, y - ty - w * 0.42, 0.020, 0.012), px), [0.42 * c for c in f.skin])
+    for side in (-1, 1):
+        _paint(
+            win,
+            0.8 * _cover(_ellipse(x - tx - side * w * 0.52 - 0.02 * pose.sin_yaw, y - ty - w * 0.42, 0.020, 0.012), px),
+            [0.42 * c for c in f.skin])
     _paint(win, 0.6 * _soft(-(np.hypot((mid + away * 0.008) * 1.3, (y - ty + 0.015) * 0.8) - 0.035), 0.0, 0.03), pale)
     _paint(win, 0.35 * _cover(np.abs(mid + away * 0.01) - 0.008, 0.02) * _soft(t, 0.1, 0.4) * (t < 1), pale)
     canvas.close(win)
@@ -629,17 +725,20 @@ def _draw_nose(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
 def _mouth_shape(pose: _Pose, who: Identity) -> SimpleNamespace:
     "Half width, height of the corners over the middle, and opening above and below the middle line; (T, 1, 1) each."
     p, m = pose.p, who.mouth
-    return SimpleNamespace(half=m.width * (1 + 0.24 * p.mouth_wide - 0.22 * p.mouth_open), lift=0.045 * p.mouth_wide, up=0.040 * p.mouth_open, down=0.130 * p.mouth_open)
+    return SimpleNamespace(half=m.width * (1 + 0.24 * p.mouth_wide - 0.22 * p.mouth_open), lift=0.045 * p.mouth_wide,
+                           up=0.040 * p.mouth_open, down=0.130 * p.mouth_open)
 
 def _lip_lines(who: Identity, s: SimpleNamespace, x) -> tuple:
-    "Four heights over the middle of the mouth, from the top of the upper lip to the bottom of the lower one, at front view `x`."
+    """Four heights over the middle of the mouth, from the top of the upper lip to the bottom of the lower one, at
+    front view `x`."""
     t = np.clip(x / s.half, -1, 1)
     arch = 1 - t * t
     middle = -s.lift * (t * t - 0.35)
     soft = np.sqrt(arch + 1e-6)
     cupid = 0.16 * np.exp(-(t / 0.16) ** 2)
     inner_up, inner_low = middle - s.up * soft, middle + s.down * soft
-    return inner_up - who.mouth.upper * (0.75 * arch + 0.25 * soft - cupid), inner_up, inner_low, inner_low + who.mouth.lower * (0.6 * arch + 0.4 * soft)
+    return inner_up - who.mouth.upper * (
+        0.75 * arch + 0.25 * soft - cupid), inner_up, inner_low, inner_low + who.mouth.lower * (0.6 * arch + 0.4 * soft)
 
 def _draw_mouth(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     m, s = who.mouth, _mouth_shape(pose, who)
@@ -653,13 +752,17 @@ def _draw_mouth(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     light = _light(pose, hit, (who.face.a, who.face.b, who.face.c), who.face.light)
     lips = _mix(who.face.skin, m.colour, m.own)
     shape = np.maximum(np.maximum(top - y, y - bottom) * 0.9, side)
-    _paint(win, 0.35 * seen * _soft(-np.hypot(x * 0.6, y - bottom - 0.03), -0.05, 0.0), [0.7 * c for c in who.face.skin])
+    _paint(win, 0.35 * seen * _soft(-np.hypot(x * 0.6, y - bottom - 0.03), -0.05, 0.0),
+           [0.7 * c for c in who.face.skin])
     shade = light * (0.86 + 0.2 * _soft(y - inner_low, 0.0, 0.03))
     _paint(win, seen * _cover(shape, px), [c * shade for c in lips], "lips")
     gloss = np.hypot(x * 0.5, y - (inner_low + bottom) / 2)
     _paint(win, 0.35 * seen * _cover(gloss - 0.010, 0.02), (1.0, 0.95, 0.93))
     hole = np.maximum(np.maximum(inner_up - y, y - inner_low) * 0.9, side)
-    _paint(win, seen * _cover(np.abs(y - (inner_up + inner_low) / 2) - 0.006, px) * _cover(side, px) * (1 - pose.p.mouth_open), [0.4 * c for c in lips])
+    _paint(
+        win,
+        seen * _cover(np.abs(y - (inner_up + inner_low) / 2) - 0.006, px) * _cover(side, px) * (1 - pose.p.mouth_open),
+        [0.4 * c for c in lips])
     _draw_inside(win, who, x, y, seen * _cover(hole, px), s, px)
     canvas.close(win)
 
@@ -671,7 +774,9 @@ def _draw_inside(win: SimpleNamespace, who: Identity, x, y, open_, s: SimpleName
     _paint(win, open_ * _cover(_ellipse(x, y - 0.115, 0.095, 0.055), px), m.tongue)
     row = np.maximum(y - 0.016 + 0.9 * x * x, np.abs(x) - 0.125)
     colour = [np.full_like(row, c) for c in m.teeth]
-    gap = np.maximum(_cover(np.abs(np.abs(x) - 0.045) - 0.002, px) * 0.25, _cover(np.abs(np.abs(x) - 0.086) - 0.002, px) * 0.25)
+    gap = np.maximum(
+        _cover(np.abs(np.abs(x) - 0.045) - 0.002, px) * 0.25,
+        _cover(np.abs(np.abs(x) - 0.086) - 0.002, px) * 0.25)
     if m.gap: gap = np.maximum(gap, _cover(np.abs(x) - 0.011, px))
     colour = [c + gap * (d - c) for c, d in zip(colour, m.inside)]
     if m.gold:
@@ -691,7 +796,8 @@ def _draw_ear(canvas: _Canvas, pose: _Pose, who: Identity, side: int, near: bool
     x, y = pose.upright(win.X, win.Y)
     ex, ey = pose.upright(x0, y0)
     facing = -side * pose.sin_yaw                                       # > 0 when this side turns to us
-    weight = 1 if not near else np.maximum(_soft(facing, 0.05, 0.35), (facing > -0.3) * (1 - _cover(_head(pose, win.X, win.Y).edge, win.pixel / pose.scale)))
+    weight = 1 if not near else np.maximum(_soft(facing, 0.05, 0.35), (facing > -0.3) *
+                                           (1 - _cover(_head(pose, win.X, win.Y).edge, win.pixel / pose.scale)))
     x, y, px = (x - ex) * side, y - ey, win.pixel / pose.scale
     wide = r * (0.60 + 0.16 * np.maximum(facing, 0))
     lean = x - 0.18 * r - 0.15 * -y
@@ -729,12 +835,14 @@ def _draw_glasses(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
 
 # %% ../../nbs/10_data.puppets.ipynb #3aef20db
 def _shell(pose: _Pose, who: Identity, X, Y) -> SimpleNamespace:
-    "The hair seen at picture coordinates: as `_hit`, with the height `y`, the turn `turn` (sine of longitude, running on to 2 behind) and `flat`, cosine of latitude."
+    """The hair seen at picture coordinates: as `_hit`, with the height `y`, the turn `turn` (sine of longitude,
+    running on to 2 behind) and `flat`, cosine of latitude."""
     h = who.hair
     hit = _hit(pose, *pose.upright(X, Y), h.axes, (0.0, h.y, h.z))
     flat = np.sqrt(hit.q[0] ** 2 + hit.q[2] ** 2 + 1e-6)
     sine = np.abs(hit.q[0]) / flat
-    hit.turn, hit.flat, hit.y = np.where(hit.q[2] < 0, 2 - sine, sine) * np.sign(hit.q[0]), flat, h.axes[1] * hit.q[1] + h.y
+    hit.turn, hit.flat, hit.y = np.where(hit.q[2] < 0, 2 - sine, sine) * np.sign(
+        hit.q[0]), flat, h.axes[1] * hit.q[1] + h.y
     if h.style == "curly":
         u, v = pose.upright(X, Y)
         cx, cy, _ = pose.rotate((0.0, h.y, h.z))
@@ -751,7 +859,8 @@ def _hair_shape(who: Identity, hit: SimpleNamespace):
     line = h.line + 0.15 * np.minimum(np.abs(hit.turn - 0.6 * h.part), 1.3) ** 2
     if h.fringe: line = line + (h.fringe + 0.022 * np.sin(h.waves * hit.turn + h.phase)) * _soft(-turn, -0.85, -0.6)
     side = (h.side + 0.10 * _soft(hit.y, 0.0, 0.3) - turn) * h.axes[0] * hit.flat
-    nape = h.nape + 0.16 * _soft(turn, 1.0, 1.5) if h.style in ("short", "bun") else h.nape + 0.02 * np.sin(24 * hit.turn)
+    nape = h.nape + 0.16 * _soft(turn, 1.0, 1.5) if h.style in ("short",
+                                                                "bun") else h.nape + 0.02 * np.sin(24 * hit.turn)
     return np.minimum(hit.y - line, np.maximum(side, hit.y - nape))
 
 # %% ../../nbs/10_data.puppets.ipynb #0b9ac613
@@ -778,7 +887,8 @@ def _draw_back_hair(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
         win = _hair_window(canvas, pose, who)
         hit = _shell(pose, who, win.X, win.Y)
         low = pose.upright(win.X, win.Y)[1] - h.nape
-        _paint(win, _cover(np.maximum(_silhouette(who, hit), low), win.pixel / pose.scale), [0.55 * c for c in h.colour], "back hair")
+        _paint(win, _cover(np.maximum(_silhouette(who, hit), low), win.pixel / pose.scale),
+               [0.55 * c for c in h.colour], "back hair")
         canvas.close(win)
 
 # %% ../../nbs/10_data.puppets.ipynb #2fbfc598
@@ -792,7 +902,8 @@ def _draw_hair(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     cover = _cover(_silhouette(who, hit), px) * _cover(_hair_shape(who, hit), slant)
     light = _light(pose, hit, h.axes, who.face.light)
     flow = (hit.turn - 0.6 * h.part) * 16 + 5 * hit.y
-    fade = math.exp(-((20 * 2 / canvas.size) ** 2))                     # fine strands vanish in small pictures instead of flickering
+    # fine strands vanish in small pictures instead of flickering
+    fade = math.exp(-((20 * 2 / canvas.size) ** 2))
     strands = np.sin(flow) * 0.05 + np.sin(flow * 2.7 + 1) * 0.05 * fade
     if h.style == "curly": strands = 0.11 * np.sin(17 * hit.y + 2) * np.sin(13 * hit.q[0] + 9 * hit.q[2])
     shine = 0.22 * np.exp(-((hit.q[1] + 0.62) / 0.13) ** 2) * np.clip(light - 0.75, 0, 1) * 3
@@ -805,7 +916,8 @@ def _draw_hair(canvas: _Canvas, pose: _Pose, who: Identity) -> None:
     if h.clip:
         x, y = hit.turn * h.clip - 1.0, hit.y + 0.17
         shape = _box(x * h.axes[2], y + 0.4 * x * h.axes[2], 0.10, 0.035, 0.03)
-        _paint(win, cover * _cover(shape, slant), h.clip_colour); _paint(win, cover * _cover(shape + 0.022, slant), _mix(h.clip_colour, (1.0, 1.0, 1.0), 0.5))
+        _paint(win, cover * _cover(shape, slant), h.clip_colour)
+        _paint(win, cover * _cover(shape + 0.022, slant), _mix(h.clip_colour, (1.0, 1.0, 1.0), 0.5))
     canvas.close(win)
 
 # %% ../../nbs/10_data.puppets.ipynb #c271adcd
@@ -814,11 +926,17 @@ def _face_points(who: Identity, pose: _Pose) -> dict:
     e, m, s, f = who.eyes, who.mouth, _mouth_shape(pose, who), who.face
     gx, gy = _gaze(pose, who)
     lines = _lip_lines(who, s, np.zeros_like(s.half))
-    points = {"upper lip": (0.0, m.y + (lines[0] + lines[1]) / 2), "lower lip": (0.0, m.y + (lines[2] + lines[3]) / 2), "chin": (0.0, 0.93 * f.b), "forehead": (0.0, -0.27)}
+    points = {
+        "upper lip": (0.0, m.y + (lines[0] + lines[1]) / 2),
+        "lower lip": (0.0, m.y + (lines[2] + lines[3]) / 2),
+        "chin": (0.0, 0.93 * f.b),
+        "forehead": (0.0, -0.27)
+    }
     for side, name in ((-1, "left"), (1, "right")):
         for end, sign in (("outer", 1), ("inner", -1)):
             points[f"{name} eye {end}"] = side * (e.x + sign * 0.97 * e.width), e.y - e.slant * sign * e.width
-            points[f"{name} brow {end}"] = side * (e.x + sign * 0.105), _brow_height(pose, who) + _brow_curve(e, sign * 0.105)
+            points[f"{name} brow {end}"] = side * (e.x + sign * 0.105), _brow_height(pose, who) + _brow_curve(
+                e, sign * 0.105)
         points[f"{name} pupil"] = side * e.x + gx, e.y + gy
         points[f"{name} mouth corner"] = side * 0.86 * s.half, m.y - 0.39 * s.lift
         points[f"{name} jaw"], points[f"{name} cheek"] = (side * 0.60 * f.a, 0.62 * f.b), (side * 0.24, 0.13)
@@ -831,15 +949,21 @@ def _landmarks(who: Identity, pose: _Pose, parts: np.ndarray) -> tuple[np.ndarra
     for name, (x, y) in _face_points(who, pose).items():
         x, y, z = _on_face(f, x, y)
         n = (x / f.a ** 2, y / f.b ** 2, z / f.c ** 2)
-        at[name], facing[name] = _project(pose, (x, y, z)), pose.rotate(n)[2] / np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2) > 0.2
-    for name, p in zip(("nose bridge", "nose tip"), _nose_points(who)): at[name], facing[name] = _project(pose, p), np.full_like(pose.sin_yaw, True, bool)
+        at[name], facing[name] = _project(pose,
+                                          (x, y, z)), pose.rotate(n)[2] / np.sqrt(n[0]**2 + n[1]**2 + n[2]**2) > 0.2
+    for name, p in zip(("nose bridge", "nose tip"), _nose_points(who)):
+        at[name], facing[name] = _project(pose, p), np.full_like(pose.sin_yaw, True, bool)
     for side, name in ((-1, "left"), (1, "right")):
         at[f"{name} ear"], facing[f"{name} ear"] = _project(pose, _ear_point(who, side)), -side * pose.sin_yaw > -0.1
         x = side * 0.8 * who.clothes.width
-        at[f"{name} shoulder"], facing[f"{name} shoulder"] = _from_body(body, x, _shoulder_line(who.clothes, x) + 0.03), np.full_like(pose.sin_yaw, True, bool)
+        at[f"{name} shoulder"], facing[f"{name} shoulder"] = _from_body(
+            body, x,
+            _shoulder_line(who.clothes, x) + 0.03), np.full_like(pose.sin_yaw, True, bool)
         facing[f"{name} pupil"] &= (pose.p.blink_left if side < 0 else pose.p.blink_right) < 0.45
-    points = np.stack([np.concatenate([np.broadcast_to(c, pose.cx.shape) for c in at[k]], -1)[:, 0] for k in LANDMARKS], 1).astype(np.float32)
-    visible = np.concatenate([np.broadcast_to(facing[k], pose.cx.shape)[:, 0] for k in LANDMARKS], 1) & (np.abs(points) < 1).all(-1)
+    points = np.stack([np.concatenate([np.broadcast_to(c, pose.cx.shape) for c in at[k]], -1)[:, 0] for k in LANDMARKS],
+                      1).astype(np.float32)
+    visible = np.concatenate([np.broadcast_to(facing[k], pose.cx.shape)[:, 0]
+                              for k in LANDMARKS], 1) & (np.abs(points) < 1).all(-1)
     label = _look(parts, points[:, :, None])[..., 0]
     return points, visible & (label != _ID["hair"])
 
@@ -853,7 +977,8 @@ def _look(pictures: np.ndarray, points: np.ndarray) -> np.ndarray:
 # %% ../../nbs/10_data.puppets.ipynb #f14d2831
 @dataclass(frozen=True)
 class Rendered:
-    "Frames and their truth: `frames` uint8 (T, H, W, 3), `parts` uint8 (T, H, W) into `PARTS`, `landmarks` float32 (T, L, 2) in [-1, 1], `visible` bool (T, L)."
+    """Frames and their truth: `frames` uint8 (T, H, W, 3), `parts` uint8 (T, H, W) into `PARTS`, `landmarks` float32
+    (T, L, 2) in [-1, 1], `visible` bool (T, L)."""
     frames: np.ndarray
     parts: np.ndarray
     landmarks: np.ndarray
@@ -903,7 +1028,9 @@ def _expression(who: Identity, target: _Pose, source: _Pose, x, y, labels) -> tu
     share = np.where(upper, (v - old[0]) / (old[1] - old[0] + 1e-6), (v - old[2]) / (old[3] - old[2] + 1e-6))
     lip_y = np.where(upper, new[0] + share * (new[1] - new[0]), new[2] + share * (new[3] - new[2])) + who.mouth.y
     return (np.where(iris, x - gx + hx, np.where(lips, new_x, x)),
-            np.where(iris, y - gy + hy, np.where(brow, y - _brow_height(target, who) + _brow_height(source, who), np.where(lips, lip_y, y))))
+            np.where(
+                iris, y - gy + hy,
+                np.where(brow, y - _brow_height(target, who) + _brow_height(source, who), np.where(lips, lip_y, y))))
 
 # %% ../../nbs/10_data.puppets.ipynb #180519f3
 def _match_head(who: Identity, target: _Pose, source: _Pose, X, Y, labels) -> tuple:
@@ -920,7 +1047,7 @@ def _match_hair(who: Identity, target: _Pose, source: _Pose, X, Y) -> tuple:
     q = _shell(target, who, X, Y).q
     point = (q[0] * h.axes[0], q[1] * h.axes[1] + h.y, q[2] * h.axes[2] + h.z)
     n = [v / a for v, a in zip(q, h.axes)]
-    return *source.place(*source.rotate(point)[:2]), source.rotate(n)[2] / np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2 + 1e-9)
+    return *source.place(*source.rotate(point)[:2]), source.rotate(n)[2] / np.sqrt(n[0]**2 + n[1]**2 + n[2]**2 + 1e-9)
 
 def _match_nose(who: Identity, target: _Pose, source: _Pose, X, Y) -> tuple:
     "The nose follows its tip."
@@ -929,8 +1056,10 @@ def _match_nose(who: Identity, target: _Pose, source: _Pose, X, Y) -> tuple:
     return source.place(x - tx + sx, y - ty + sy)
 
 # %% ../../nbs/10_data.puppets.ipynb #b66a20fc
-def correspondence(identity: Identity, motion: Motion, source: np.ndarray, target: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    "For each pixel of frames `target` (N,), where frames `source` (N,) show the same surface point: flow (N, H, W, 2) in [-1, 1] and valid (N, H, W)."
+def correspondence(identity: Identity, motion: Motion, source: np.ndarray, target: np.ndarray,
+                   size: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each pixel of frames `target` (N,), where frames `source` (N,) show the same surface point: flow (N, H, W,
+    2) in [-1, 1] and valid (N, H, W)."""
     source, target = np.atleast_1d(source), np.atleast_1d(target)
     labels, seen = (render(identity, motion[i], size).parts for i in (target, source))
     to, fro = _Pose(identity, motion[target]), _Pose(identity, motion[source])
@@ -938,10 +1067,14 @@ def correspondence(identity: Identity, motion: Motion, source: np.ndarray, targe
     X, Y = np.broadcast_arrays(c.reshape(1, 1, -1), c.reshape(1, -1, 1), labels)[:2]
     flow, facing = np.stack([X, Y], -1).copy(), np.ones(labels.shape, np.float32)
     z = identity.face.c * 0.99
-    surfaces = {("skin", "beard", "brow", "sclera", "iris", "eyelid", "lips", "mouth", "teeth"): lambda: _match_head(identity, to, fro, X, Y, labels),
-                ("hair",): lambda: _match_hair(identity, to, fro, X, Y), ("nose",): lambda: _match_nose(identity, to, fro, X, Y),
-                ("shoulders",): lambda: _from_body(_body(fro), *_to_body(_body(to), X, Y)),
-                ("glasses",): lambda: fro.place(*fro.rotate((*_plane(to, X, Y, z), z))[:2])}
+    surfaces = {
+        ("skin", "beard", "brow", "sclera", "iris", "eyelid", "lips", "mouth", "teeth"): lambda: _match_head(
+            identity, to, fro, X, Y, labels),
+        ("hair", ): lambda: _match_hair(identity, to, fro, X, Y),
+        ("nose", ): lambda: _match_nose(identity, to, fro, X, Y),
+        ("shoulders", ): lambda: _from_body(_body(fro), *_to_body(_body(to), X, Y)),
+        ("glasses", ): lambda: fro.place(*fro.rotate((*_plane(to, X, Y, z), z))[:2])
+    }
     for names, match in surfaces.items():
         here = np.isin(labels, [_ID[k] for k in names])
         x, y, *cosine = match()

@@ -17,7 +17,8 @@ from ..core import Count, Positive, Side, UserError, typed, write_atomic
 # %% ../../nbs/12_data.store.ipynb #4468aa04
 @dataclass
 class Clip:
-    "One clip: its name, split (`train` or `test`), number of frames, frames per second, and what its data set knows about it."
+    """One clip: its name, split (`train` or `test`), number of frames, frames per second, and what its data set
+    knows about it."""
     name: str
     split: str
     frames: Count
@@ -40,13 +41,15 @@ def _png(array: np.ndarray) -> bytes:
 
 # %% ../../nbs/12_data.store.ipynb #94f260e9
 class StoreWriter:
-    "Writes a frame store: `with StoreWriter(path, size) as store: store.add(...)`. Frames are `uint8 (T, size, size, 3)`."
+    """Writes a frame store: `with StoreWriter(path, size) as store: store.add(...)`. Frames are `uint8 (T, size,
+    size, 3)`."""
     def __init__(self, path: str | Path, size: int):
         self.path, self.size, self.clips = Path(path), size, []
 
     def __enter__(self):
         self._stack = contextlib.ExitStack()
-        self._zip = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(write_atomic(self.path)), "w", zipfile.ZIP_STORED))
+        self._zip = self._stack.enter_context(
+            zipfile.ZipFile(self._stack.enter_context(write_atomic(self.path)), "w", zipfile.ZIP_STORED))
         self._stack.push(self._finish)
         return self
 
@@ -59,10 +62,14 @@ class StoreWriter:
         # A fixed date keeps the archive's bytes a function of its content.
         self._zip.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
 
-    def add(self, name: str, split: str, frames: np.ndarray, fps: float, regions: np.ndarray | None = None, meta: dict | None = None):
+    def add(self, name: str, split: str, frames: np.ndarray, fps: float, regions: np.ndarray | None = None,
+            meta: dict | None = None):
         "Adds a clip of `uint8 (T, size, size, 3)` frames, with region labels `uint8 (T, size, size)` if there are any."
         if len(frames) < 2 or frames.shape[1:] != (self.size, self.size, 3) or frames.dtype != np.uint8:
-            raise UserError(f"{name}: frames are {frames.dtype} {frames.shape}, expected uint8 (T, {self.size}, {self.size}, 3) with T of 2 or more")
+            raise UserError(
+                f"{name}: frames are {frames.dtype} {frames.shape}, expected uint8 (T, {self.size}, {self.size}, 3)"
+                " with T of 2 or more"
+            )
         folder = f"{len(self.clips):05d}"
         for t, frame in enumerate(frames):
             self._write(f"{folder}/{t:05d}.png", _png(frame))
@@ -71,7 +78,8 @@ class StoreWriter:
 
     def copy(self, store: "FrameStore"):
         "Adds all clips of another store of the same size, byte for byte."
-        if store.size != self.size: raise UserError(f"{store.path}: frames of {store.size} pixels, expected {self.size}")
+        if store.size != self.size:
+            raise UserError(f"{store.path}: frames of {store.size} pixels, expected {self.size}")
         first = len(self.clips)
         for member, data in store.members():
             clip, frame = member.split("/")
@@ -79,16 +87,19 @@ class StoreWriter:
         self.clips += store.clips
 
 # %% ../../nbs/12_data.store.ipynb #20a8d3a4
-_DAMAGE = (zipfile.BadZipFile, KeyError, ValueError, OSError, SyntaxError, RuntimeError, NotImplementedError, zlib.error)  # of archive or picture
+# of archive or picture
+_DAMAGE = (zipfile.BadZipFile, KeyError, ValueError, OSError, SyntaxError, RuntimeError, zlib.error)
 
 class FrameStore:
     "Random access to the frames of a store. Errors: `UserError` if `path` is missing, damaged or no frame store."
     def __init__(self, path: str | Path):
         self.path, self._zips = Path(path), {}
         try: index = typed(Index, json.loads(self._archive.read("index.json")) or None, f"{path}: index.json")
-        except FileNotFoundError as e: raise UserError(f"{path}: no such data set; prepare it first with `animrepro data prepare`") from e
+        except FileNotFoundError as e:
+            raise UserError(f"{path}: no such data set; prepare it first with `animrepro data prepare`") from e
         except UserError as e: raise UserError(f"{e}; delete the file and prepare the data set again") from e
-        except _DAMAGE as e: raise UserError(f"{path}: not a frame store; delete it and prepare the data set again") from e
+        except _DAMAGE as e:
+            raise UserError(f"{path}: not a frame store; delete it and prepare the data set again") from e
         self.size, self.clips = index.size, list(index.clips)
 
     @property
@@ -103,11 +114,15 @@ class FrameStore:
         "Indices of the clips of a split."
         return [i for i, c in enumerate(self.clips) if c.split == name]
 
+    def _damaged(self, member: str) -> UserError:
+        return UserError(f"{self.path}: {member} is missing or damaged; delete the file and prepare the data set again")
+
     def _read(self, member: str, *channels: int) -> np.ndarray:
         try:
             picture = np.asarray(Image.open(io.BytesIO(self._archive.read(member))))
-            if picture.shape != (self.size, self.size, *channels) or picture.dtype != np.uint8: raise ValueError(f"it is {picture.dtype} {picture.shape}")
-        except _DAMAGE as e: raise UserError(f"{self.path}: {member} is missing or damaged; delete the file and prepare the data set again") from e
+            if picture.shape != (self.size, self.size, *channels) or picture.dtype != np.uint8:
+                raise ValueError(f"it is {picture.dtype} {picture.shape}")
+        except _DAMAGE as e: raise self._damaged(member) from e
         return picture
 
     def frame(self, clip: int, t: int) -> np.ndarray:
@@ -130,4 +145,4 @@ class FrameStore:
 
     def _bytes(self, member: str) -> bytes:
         try: return self._archive.read(member)
-        except _DAMAGE as e: raise UserError(f"{self.path}: {member} is missing or damaged; delete the file and prepare the data set again") from e
+        except _DAMAGE as e: raise self._damaged(member) from e

@@ -46,7 +46,8 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 # %% ../../nbs/11_data.video.ipynb #422df89d
 def read_image(path: str | Path, size: int | None = None, how: str = "crop") -> np.ndarray:
-    "A picture as RGB `uint8 (H, W, 3)`; with `size` made square by `fit_square`. `UserError` if it is missing, broken or no picture."
+    """A picture as RGB `uint8 (H, W, 3)`; with `size` made square by `fit_square`. `UserError` if it is missing,
+    broken or no picture."""
     with _picture(path) as image: frame = _rgb(image)
     return frame if size is None else fit_square(frame, size, how)
 
@@ -66,7 +67,8 @@ def _fit(frame: np.ndarray, size: int, how: str) -> np.ndarray:
 
 # %% ../../nbs/11_data.video.ipynb #0b824b1d
 def fit_square(frames: np.ndarray, size: int, how: Literal["crop", "resize", "pad"] = "crop") -> np.ndarray:
-    "Frames `uint8 (..., H, W, 3)` as `(..., size, size, 3)`: centre crop, squash, or black bars; then a filtered resize."
+    """Frames `uint8 (..., H, W, 3)` as `(..., size, size, 3)`: centre crop, squash, or black bars; then a filtered
+    resize."""
     flat = frames.reshape(-1, *frames.shape[-3:])
     return np.stack([_fit(f, size, how) for f in flat]).reshape(*frames.shape[:-3], size, size, 3)
 
@@ -90,15 +92,20 @@ def _paletted(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/11_data.video.ipynb #5f709908
 class VideoWriter:
-    "Writes a video: `with VideoWriter(path, fps) as out: out.add(frame)`. Nothing appears under `path` until the block ends without error."
+    """Writes a video: `with VideoWriter(path, fps) as out: out.add(frame)`. Nothing appears under `path` until the
+    block ends without error."""
     def __init__(self, path: str | Path, fps: Fraction | float, size: int | tuple[int, int] | None = None):
         "`size` is a side or (height, width); by default that of the first frame."
         self.path, self.fps, self.count = Path(path), Fraction(fps).limit_denominator(1001), 0
         self.size = (size, size) if isinstance(size, int) else size
         self.suffix = self.path.suffix.lower()
-        if self.suffix not in FORMATS: raise UserError(f"{path}: cannot write {self.suffix or 'a video without suffix'}; use {', '.join(FORMATS)}")
+        if self.suffix not in FORMATS:
+            raise UserError(f"{path}: cannot write {self.suffix or 'a video without suffix'}; use {', '.join(FORMATS)}")
         if self.fps <= 0 or self.suffix == ".gif" and self.fps > 50:
-            raise UserError(f"{path}: {float(self.fps):g} frames per second cannot be written; a GIF plays at most 50, use .mp4 above")
+            raise UserError(
+                f"{path}: {float(self.fps):g} frames per second cannot be written; a GIF plays at most 50, use .mp4"
+                " above"
+            )
 
     def __enter__(self):
         self._stack = contextlib.ExitStack()
@@ -110,13 +117,15 @@ class VideoWriter:
         return self._stack.__exit__(*error)
 
     def _refuse_empty(self, kind, error, trace):
-        if kind is None and not self.count: raise UserError(f"{self.path}: no frames to write; the video would be empty")
+        if kind is None and not self.count:
+            raise UserError(f"{self.path}: no frames to write; the video would be empty")
 
 # %% ../../nbs/11_data.video.ipynb #1e6b01c2
 @extend(VideoWriter)
 def _start(self):
     codec, pixels, options = FORMATS[self.suffix]
-    self._box = self._stack.enter_context(av.open(str(self._temp), "w", options={"movflags": "+faststart"} if codec == "libx264" else {}))
+    self._box = self._stack.enter_context(
+        av.open(str(self._temp), "w", options={"movflags": "+faststart"} if codec == "libx264" else {}))
     self._out = self._box.add_stream(codec, rate=self.fps, options=options)
     self._even = 2 if pixels == "yuv420p" else 1
     self._out.height, self._out.width = (n + n % self._even for n in self.size)
@@ -136,11 +145,16 @@ def add(self, frame: np.ndarray):
     self.size = self.size or frame.shape[:2]
     if not self.count: self._start()
     if frame.shape != (*self.size, 3) or frame.dtype != np.uint8:
-        raise UserError(f"{self.path}: frame {self.count} is {frame.dtype} {frame.shape}, expected uint8 {(*self.size, 3)}; all frames of a video have one size")
+        raise UserError(
+            f"{self.path}: frame {self.count} is {frame.dtype} {frame.shape}, expected uint8 {(*self.size, 3)}; all"
+            " frames of a video have one size"
+        )
     (h, w), even = self.size, self._even
     frame = np.pad(frame, ((0, h % even), (0, w % even), (0, 0)), "edge")
     # Left to `encode`, the conversion to the codec's pixels gives other bytes from call to call.
-    picture = av.VideoFrame.from_ndarray(_paletted(frame), format="pal8") if self.suffix == ".gif" else av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=self._out.pix_fmt)
+    picture = av.VideoFrame.from_ndarray(_paletted(frame),
+                                         format="pal8") if self.suffix == ".gif" else av.VideoFrame.from_ndarray(
+                                             frame, format="rgb24").reformat(format=self._out.pix_fmt)
     picture.pts, picture.time_base = round(self.count / self.fps / self._tick), self._tick
     self._box.mux(self._out.encode(picture))
     self.count += 1
@@ -167,7 +181,8 @@ class Video:
 # %% ../../nbs/11_data.video.ipynb #29496968
 @dataclass
 class Probe:
-    "What a video holds: number of frames as decoded (not as its header claims), frames per second, and (height, width)."
+    """What a video holds: number of frames as decoded (not as its header claims), frames per second, and (height,
+    width)."""
     frames: int
     fps: Fraction
     size: tuple[int, int]
@@ -188,8 +203,10 @@ def frame_files(folder: str | Path) -> list[Path]:
 def is_strip(path: str | Path) -> bool:
     "Whether a file is a picture of two or more square frames side by side. Reads the header only."
     try:
-        with Image.open(path) as image: return image.format != "GIF" and image.width >= 2 * image.height and image.width % image.height == 0
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning): return False
+        with Image.open(path) as image:
+            return image.format != "GIF" and image.width >= 2 * image.height and image.width % image.height == 0
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return False
 
 # %% ../../nbs/11_data.video.ipynb #acc40c72
 def _kind(path: Path) -> str:
@@ -198,22 +215,30 @@ def _kind(path: Path) -> str:
     if path.is_dir(): return "folder"
     if path.stat().st_size == 0: raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")
     if is_strip(path): return "strip"
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP", "TIFF")) as image:
-        raise UserError(f"{path}: a single picture of {image.width} x {image.height}, not a video; a strip has square frames side by side")
+    with contextlib.suppress(OSError, SyntaxError,
+                             ValueError), Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP", "TIFF")) as image:
+        raise UserError(
+            f"{path}: a single picture of {image.width} x {image.height}, not a video; a strip has square frames side"
+            " by side"
+        )
     return "video"
 
 # %% ../../nbs/11_data.video.ipynb #2cdca7ac
-_BOXES = (b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"udta", b"uuid", b"sidx", b"mfra")  # outermost elements of MP4
+# outermost elements of MP4
+_BOXES = (b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"udta", b"uuid", b"sidx", b"mfra")
 
 def _element(head: bytes) -> int:
-    "Bytes of the element of an MP4, AVI or Matroska file that begins with `head`; 0 where it is none of these or does not say."
+    """Bytes of the element of an MP4, AVI or Matroska file that begins with `head`; 0 where it is none of these or
+    does not say."""
     if head[4:8] in _BOXES:
         size = int.from_bytes(head[:4])
         return int.from_bytes(head[8:16]) if size == 1 else size
     if head[:4] == b"RIFF": return 8 + size if 0 < (size := int.from_bytes(head[4:8], "little")) < 2**32 - 1 else 0
-    if head[:4] in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the header of Matroska, and the segment that holds all else
+    # the header of Matroska, and the segment that holds all else
+    if head[:4] in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
         width = 9 - head[4].bit_length()
-        size = int.from_bytes(head[4:4 + width]) - (1 << 7 * width)  # a leading 1 tells the width; only ones say that the end is open
+        # a leading 1 tells the width; only ones say that the end is open
+        size = int.from_bytes(head[4:4 + width]) - (1 << 7 * width)
         return 4 + width + size if size + 1 < 1 << 7 * width else 0
     return 0
 
@@ -237,10 +262,13 @@ def _declared_end(box: av.container.InputContainer, stream: av.VideoStream) -> f
     return (box.duration or 0) / av.time_base if re.search("mov|matroska", box.format.name) else 0
 
 def _check_end(path: Path, box: av.container.InputContainer, stream: av.VideoStream, end: float, lost: int):
-    "Raises `EOFError` if the file holds less than it declares. `end`: seconds at which its last packet ends; `lost`: packets without a frame."
+    """Raises `EOFError` if the file holds less than it declares. `end`: seconds at which its last packet ends;
+    `lost`: packets without a frame."""
     slack, declared = max(0.1, 1.5 / float(stream.average_rate or 25)), _declared_end(box, stream)
     if end + slack < declared: raise EOFError(f"ends at {end:.2f} s of {declared:.2f} s")
-    if lost > 0 and declared and stream.codec_context.name not in ("vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9"): raise EOFError(f"{lost} more cannot be read")
+    if lost > 0 and declared and stream.codec_context.name not in ("vp8", "vp9", "av1", "libdav1d", "libvpx",
+                                                                   "libvpx-vp9"):
+        raise EOFError(f"{lost} more cannot be read")
     if missing := _missing_bytes(path): raise EOFError(f"{missing} bytes are missing at its end")
 
 # %% ../../nbs/11_data.video.ipynb #c34d6d0e
@@ -252,8 +280,10 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     with av.open(str(path)) as box:
         if not box.streams.video: raise UserError(f"{path}: holds no video; give a file with pictures")
         stream = box.streams.video[0]
-        if (stream.width or 0) * (stream.height or 0) > LARGEST: raise UserError(f"{path}: frames of {stream.width} x {stream.height} are too large; make it smaller")
-        stream.codec_context.options = {"max_pixels": str(LARGEST)}  # the header of the file may say less than that of its pictures
+        if (stream.width or 0) * (stream.height or 0) > LARGEST:
+            raise UserError(f"{path}: frames of {stream.width} x {stream.height} are too large; make it smaller")
+        # the header of the file may say less than that of its pictures
+        stream.codec_context.options = {"max_pixels": str(LARGEST)}
         yield box, stream
 
 # %% ../../nbs/11_data.video.ipynb #e1cf7e16
@@ -264,20 +294,29 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
         # Decoded by one thread: with several, FFmpeg keeps errors of the last packets to itself.
         with _opened(path) as (box, stream):
             for packet in box.demux():
-                # Sound counts as well: it may outlast the pictures, and the declared duration is that of the longest stream.
-                if packet.pts is not None: end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                # Sound counts as well: it may outlast the pictures, and the declared duration is that of the longest
+                # stream.
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream.index != stream.index: continue
                 if packet.is_corrupt: raise EOFError("the next one is cut")
                 packets += packet.size > 0 and not packet.is_discard
                 for frame in packet.decode():
-                    if count == LONGEST: raise UserError(f"{path}: holds more than {LONGEST} frames; cut it into shorter videos")
+                    if count == LONGEST:
+                        raise UserError(f"{path}: holds more than {LONGEST} frames; cut it into shorter videos")
                     count += 1
                     yield frame
             _check_end(path, box, stream, end, packets - count)
     except (av.FFmpegError, OSError) as e:
-        if not count: raise UserError(f"{path}: not a video that FFmpeg can read ({e.strerror}); convert it to .mp4 or copy it again") from e
-        raise UserError(f"{path}: broken after {count} readable frames ({e.strerror}); copy or download it again, or cut it there") from e
-    except EOFError as e: raise UserError(f"{path}: broken after {count} readable frames ({e}); copy or download it again, or cut it there") from e
+        if not count:
+            raise UserError(
+                f"{path}: not a video that FFmpeg can read ({e.strerror}); convert it to .mp4 or copy it again") from e
+        raise UserError(
+            f"{path}: broken after {count} readable frames ({e.strerror}); copy or download it again, or cut it there"
+        ) from e
+    except EOFError as e:
+        raise UserError(
+            f"{path}: broken after {count} readable frames ({e}); copy or download it again, or cut it there") from e
     if not count: raise UserError(f"{path}: holds no frames; record or download it again")
 
 # %% ../../nbs/11_data.video.ipynb #21380cfc
@@ -297,8 +336,10 @@ def frame_rate(path: str | Path) -> Fraction:
                 ticks = [p.duration for p in box.demux(stream) if p.size]
                 rate = len(ticks) / (sum(ticks) * stream.time_base) if sum(ticks) else rate
     except (av.FFmpegError, OSError) as e:
-        raise UserError(f"{path}: not a video that FFmpeg can read ({e.strerror}); convert it to .mp4 or copy it again") from e
-    if not Fraction(1, 1000) <= rate <= FASTEST: raise UserError(f"{path}: declares {float(rate):g} frames per second; set a rate of 0.001 to {FASTEST}")
+        raise UserError(
+            f"{path}: not a video that FFmpeg can read ({e.strerror}); convert it to .mp4 or copy it again") from e
+    if not Fraction(1, 1000) <= rate <= FASTEST:
+        raise UserError(f"{path}: declares {float(rate):g} frames per second; set a rate of 0.001 to {FASTEST}")
     return Fraction(rate).limit_denominator(1001)
 
 # %% ../../nbs/11_data.video.ipynb #9aeb1a0d
@@ -317,19 +358,27 @@ def iterate_frames(path: str | Path, size: int | None = None, how: str = "crop")
     for t, frame in enumerate(_frames(Path(path))):
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise UserError(f"{path}: frame {t} is {frame.shape[1]} x {frame.shape[0]}, those before {shape[1]} x {shape[0]}; bring all frames to one size")
+            raise UserError(
+                f"{path}: frame {t} is {frame.shape[1]} x {frame.shape[0]}, those before {shape[1]} x {shape[0]}; bring"
+                " all frames to one size"
+            )
         yield frame if size is None else fit_square(frame, size, how)
 
 # %% ../../nbs/11_data.video.ipynb #d361fbfb
 ROOM = 2**31  # bytes
 
 def read_frames(path: str | Path, size: int | None = None, limit: int | None = None, how: str = "crop") -> Video:
-    "All frames (or the first `limit`) and the frame rate. `UserError` if the video is missing, broken, empty, none at all, or needs more than `ROOM`."
+    """All frames (or the first `limit`) and the frame rate. `UserError` if the video is missing, broken, empty, none
+    at all, or needs more than `ROOM`."""
     frames = []
     for frame in iterate_frames(path, size, how):
         frames.append(frame)
         if len(frames) == limit: break
-        if len(frames) * frame.nbytes > ROOM: raise UserError(f"{path}: more than {len(frames)} frames of {frame.shape[1]} x {frame.shape[0]} do not fit into memory; cut it into shorter videos")
+        if len(frames) * frame.nbytes > ROOM:
+            raise UserError(
+                f"{path}: more than {len(frames)} frames of {frame.shape[1]} x {frame.shape[0]} do not fit into memory;"
+                " cut it into shorter videos"
+            )
     return Video(np.stack(frames), frame_rate(path))
 
 # %% ../../nbs/11_data.video.ipynb #715926f9

@@ -9,7 +9,8 @@ __all__ = ['TRIES', 'PAUSE', 'TIMEOUT', 'PASSING', 'YANDEX', 'FINAL', 'BOXES', '
            'cut_video', 'disk_need', 'read_hashes', 'Source', 'fetch_and_cut', 'gather', 'write_missing']
 
 # %% ../../nbs/16_data.web.ipynb #4e9913c7
-import csv, http.client, json, lzma, os, re, shutil, tarfile, threading, time, urllib.error, urllib.parse, urllib.request, zipfile, zlib
+import csv, json, lzma, os, re, shutil, tarfile, threading, time, zipfile, zlib
+import http.client, urllib.error, urllib.parse, urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -30,7 +31,8 @@ PASSING = {403, 408, 425, 429, 500, 502, 503, 504}  # answers that a later try m
 def _transfer(url: str, part: Path):
     "Appends to `part` what it lacks. Raises what urllib raises, and `ConnectionError` if the server stops early."
     have = part.stat().st_size if part.exists() else 0
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {}),
+                                timeout=TIMEOUT) as answer:
         resumed = getattr(answer, "status", None) == 206  # 200 is the whole file again
         with open(part, "ab" if resumed else "wb") as f: shutil.copyfileobj(answer, f)
         due = int(answer.headers.get("Content-Length") or 0) + have * resumed
@@ -38,7 +40,8 @@ def _transfer(url: str, part: Path):
 
 # %% ../../nbs/16_data.web.ipynb #7b5fc17c
 def fetch(url: str, path: str | Path, digest: str | None = None) -> Path:
-    "Fetches `url` to `path`, going on where an earlier try broke off. With a `digest` (SHA-256) nothing else is kept, and a file already there is checked."
+    """Fetches `url` to `path`, going on where an earlier try broke off. With a `digest` (SHA-256) nothing else is
+    kept, and a file already there is checked."""
     path = Path(path)
     if path.is_file() and digest in (None, sha256(path)): return path
     part = path.with_name(path.name + ".part")
@@ -49,15 +52,22 @@ def fetch(url: str, path: str | Path, digest: str | None = None) -> Path:
             break
         except urllib.error.HTTPError as e:
             if e.code == 416 and left: part.unlink(missing_ok=True)  # longer than the file is now: begin again
-            elif e.code not in PASSING or not left: raise UserError(f"{url}: the server answers {e.code} {e.reason}; the address may have moved") from e
+            elif e.code not in PASSING or not left:
+                raise UserError(f"{url}: the server answers {e.code} {e.reason}; the address may have moved") from e
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as e:
-            if not left: raise UserError(f"{url}: cannot be reached ({getattr(e, 'reason', e)}); check the network, or give a local copy") from e
+            if not left:
+                raise UserError(
+                    f"{url}: cannot be reached ({getattr(e, 'reason', e)}); check the network, or give a local copy"
+                ) from e
         except OSError as e: raise unwritable(part, e) from e
         except ValueError as e: raise UserError(f"{url}: not an address ({e}); write it like https://host/file") from e
         time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
     if digest not in (None, found := sha256(part)):
         part.unlink()
-        raise UserError(f"{url}: SHA-256 is {found[:12]}…, expected {digest[:12]}…; the file changed or the download broke, nothing was kept")
+        raise UserError(
+            f"{url}: SHA-256 is {found[:12]}…, expected {digest[:12]}…; the file changed or the download broke, nothing"
+            " was kept"
+        )
     os.replace(part, path)
     return path
 
@@ -71,7 +81,8 @@ def direct(url: str, path: Path) -> str:
     link.unlink(missing_ok=True)  # of a run that was killed
     answer = fetch(f"{YANDEX}?public_key={urllib.parse.quote(url, safe='')}", link)
     try: return json.loads(answer.read_text(encoding="utf8"))["href"]
-    except (ValueError, KeyError) as e: raise UserError(f"{url}: gives no address to fetch from; fetch it with a browser and save it as {path}") from e
+    except (ValueError, KeyError) as e:
+        raise UserError(f"{url}: gives no address to fetch from; fetch it with a browser and save it as {path}") from e
     finally: answer.unlink()  # such addresses hold for an hour or so
 
 # %% ../../nbs/16_data.web.ipynb #0fb5a051
@@ -88,12 +99,15 @@ def _unzip(packed: Path) -> Iterator[tuple[str, int, Callable]]:
             if not member.is_dir(): yield member.filename, member.file_size, partial(archive.open, member)
 
 def _write_members(members: Iterable, packed: Path, folder: Path):
-    "Writes the files of an archive below `folder`. `UserError` if they need more room than there is: a small archive may hold a huge file of zeros."
+    """Writes the files of an archive below `folder`. `UserError` if they need more room than there is: a small
+    archive may hold a huge file of zeros."""
     room = shutil.disk_usage(folder).free
     for name, size, opener in members:
         place = (folder / name).resolve()
         if not place.is_relative_to(folder.resolve()): raise ValueError(f"{name} leads out of the folder")
-        if (room := room - size) < 0: raise UserError(f"{packed}: unpacked it is larger than the free space; free some space or choose another --root")
+        if (room := room - size) < 0:
+            raise UserError(
+                f"{packed}: unpacked it is larger than the free space; free some space or choose another --root")
         place.parent.mkdir(parents=True, exist_ok=True)
         with opener() as content, open(place, "wb") as file: shutil.copyfileobj(content, file)
 
@@ -108,12 +122,17 @@ def unpack(url: str, folder: str | Path, digest: str | None = None) -> Path:
         temp.mkdir()
         # RuntimeError: encrypted; NotImplementedError: an unknown compression.
         try: _write_members(_unzip(packed) if zipfile.is_zipfile(packed) else _untar(packed), packed, temp)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError) as e:
-            raise UserError(f"{packed}: not a whole zip or tar archive that can be read ({e}); delete it and fetch it again, or unpack it yourself into {inside}") from e
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, zlib.error,
+                lzma.LZMAError) as e:
+            raise UserError(
+                f"{packed}: not a whole zip or tar archive that can be read ({e}); delete it and fetch it again, or"
+                f" unpack it yourself into {inside}"
+            ) from e
     return inside
 
 # %% ../../nbs/16_data.web.ipynb #2a31c4ed
-FINAL = re.compile(r"HTTP Error (404|410|451)|unavailable|private|removed|terminated|not available|unsupported url", re.I)
+FINAL = re.compile(r"HTTP Error (404|410|451)|unavailable|private|removed|terminated|not available|unsupported url",
+                   re.I)
 
 class _Silent:
     def debug(self, line): pass
@@ -121,7 +140,8 @@ class _Silent:
 
 def _told(error: Exception) -> str:
     "An error of yt-dlp in one short line."
-    line = re.sub(r"\x1b\[[0-9;]*m|^ERROR: |\[[\w:]+\] ", "", str(error)).split("; please report")[0].split("(caused by")[0]
+    line = re.sub(r"\x1b\[[0-9;]*m|^ERROR: |\[[\w:]+\] ", "",
+                  str(error)).split("; please report")[0].split("(caused by")[0]
     return " ".join(line.split())
 
 # %% ../../nbs/16_data.web.ipynb #26aed7ee
@@ -130,17 +150,20 @@ def _yt_dlp():
     try:
         from yt_dlp import YoutubeDL
         from yt_dlp.utils import YoutubeDLError
-    except ImportError as e: raise UserError("videos from the web: yt-dlp is not installed; run pip install 'yt-dlp[default]'") from e
+    except ImportError as e:
+        raise UserError("videos from the web: yt-dlp is not installed; run pip install 'yt-dlp[default]'") from e
     return YoutubeDL, YoutubeDLError
 
 def fetch_video(url: str, path: str | Path, stop: threading.Event | None = None, options: dict | None = None) -> Path:
-    "Fetches the video at `url` to `path` with yt-dlp; `options` go to `yt_dlp.YoutubeDL`. An event `stop` ends it. `UserError` when all tries failed."
+    """Fetches the video at `url` to `path` with yt-dlp; `options` go to `yt_dlp.YoutubeDL`. An event `stop` ends it.
+    `UserError` when all tries failed."""
     YoutubeDL, YoutubeDLError = _yt_dlp()
     def watch(status):
         if stop and stop.is_set(): raise KeyboardInterrupt
     path = Path(path)
-    given = dict(format="bestvideo[ext=mp4]/best[ext=mp4]/best", outtmpl=str(path).replace("%", "%%"), retries=TRIES, fragment_retries=TRIES, socket_timeout=TIMEOUT,
-                 fixup="never", cachedir=False, noplaylist=True, quiet=True, noprogress=True, logger=_Silent(), progress_hooks=[watch])
+    given = dict(format="bestvideo[ext=mp4]/best[ext=mp4]/best", outtmpl=str(path).replace("%", "%%"), retries=TRIES,
+                 fragment_retries=TRIES, socket_timeout=TIMEOUT, fixup="never", cachedir=False, noplaylist=True,
+                 quiet=True, noprogress=True, logger=_Silent(), progress_hooks=[watch])
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in reversed(range(TRIES)):
         if stop and stop.is_set(): raise KeyboardInterrupt
@@ -149,14 +172,16 @@ def fetch_video(url: str, path: str | Path, stop: threading.Event | None = None,
             if path.is_file(): return path
             raise UserError(f"{url}: yt-dlp left no file; try the address with its command")
         except YoutubeDLError as e:
-            if FINAL.search(str(e)) or not left: raise UserError(f"{url}: {_told(e)}; the video is gone, or the network is") from e
+            if FINAL.search(str(e)) or not left:
+                raise UserError(f"{url}: {_told(e)}; the video is gone, or the network is") from e
         time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
 
 # %% ../../nbs/16_data.web.ipynb #d07de811
 @dataclass
 class Piece:
-    """A clip to cut: frames `start` to `end` (not included), counted at `fps` or, without it, as they come, in the whole video or in its `minute`.
-    `box`: left, top, right, bottom in a frame of size `frame` (width, height). A `tube` is the box of a moving face, still to be made a square."""
+    """A clip to cut: frames `start` to `end` (not included), counted at `fps` or, without it, as they come, in the
+    whole video or in its `minute`. `box`: left, top, right, bottom in a frame of size `frame` (width, height). A
+    `tube` is the box of a moving face, still to be made a square."""
     name: str
     video: str
     split: str
@@ -170,7 +195,8 @@ class Piece:
 
     def __post_init__(self):
         # Names become file names, and not all lists come with a hash.
-        if self.split not in ("train", "test") or re.search(r"[/\\]", self.name + self.video): raise ValueError(f"{self.name!r} in {self.split!r} is no name of a clip")
+        if self.split not in ("train", "test") or re.search(r"[/\\]", self.name + self.video):
+            raise ValueError(f"{self.name!r} in {self.split!r} is no name of a clip")
 
 @dataclass
 class Missing:
@@ -184,29 +210,41 @@ BOXES = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partitio
 
 def read_boxes(path: str | Path) -> tuple[list[Piece], list[Missing]]:
     "The clips of a CSV list of the kind of `vox-metadata.csv`, each once, and those without frames or box."
-    with open(path, newline="", encoding="utf8") as f: rows = [{k: v or "" for k, v in row.items()} for row in csv.DictReader(f)]
+    with open(path, newline="", encoding="utf8") as f:
+        rows = [{k: v or "" for k, v in row.items()} for row in csv.DictReader(f)]
     lacking = [c for c in BOXES if not rows or c not in rows[0]]
-    if lacking: raise UserError(f"{path}: not a list of clips, column {lacking[0]} is missing; it should have {', '.join(BOXES)}")
+    if lacking:
+        raise UserError(
+            f"{path}: not a list of clips, column {lacking[0]} is missing; it should have {', '.join(BOXES)}")
     pieces, missing = {}, {}
     for row in rows:
         video, *rest = row["video_id"].split("#")
-        name = "#".join([*filter(None, [row.get("person_id")]), *rest[::-1], video, row["start"].zfill(6), row["end"].zfill(6)])
+        name = "#".join(
+            [*filter(None, [row.get("person_id")]), *rest[::-1], video, row["start"].zfill(6), row["end"].zfill(6)])
         try:
-            piece = Piece(name, video, row["partition"], int(row["start"]), int(row["end"]), tuple(map(int, row["bbox"].split("-"))), (int(row["width"]), int(row["height"])), float(row["fps"]))
+            piece = Piece(name, video, row["partition"], int(row["start"]), int(row["end"]),
+                          tuple(map(int, row["bbox"].split("-"))), (int(row["width"]), int(row["height"])),
+                          float(row["fps"]))
             left, top, right, bottom = piece.box
             if left >= right or top >= bottom: raise ValueError("its box is empty")
             if piece.start >= piece.end: raise ValueError("the list gives no frames")
             pieces[name] = piece
-        except (ValueError, TypeError, AttributeError) as e: missing[name] = Missing(name, video, f"a row that cannot be used: {e}")
+        except (ValueError, TypeError, AttributeError) as e:
+            missing[name] = Missing(name, video, f"a row that cannot be used: {e}")
     return list(pieces.values()), list(missing.values())
 
 # %% ../../nbs/16_data.web.ipynb #2690c6c2
 def read_tubes(path: str | Path) -> tuple[list[Piece], list[Missing]]:
-    "The clips of TalkingHead-1KH's `data_list.zip`: those of `train_video_tubes.txt` to train, those of `val_video_tubes.txt` to test."
+    """The clips of TalkingHead-1KH's `data_list.zip`: those of `train_video_tubes.txt` to train, those of
+    `val_video_tubes.txt` to test."""
     pieces, missing = {}, {}
-    try: lists = [(n, zipfile.Path(path, n).read_text(encoding="utf8")) for n in zipfile.ZipFile(path).namelist() if re.search(r"(train|val)_video_tubes\.txt$", n)]
+    try:
+        lists = [(n, zipfile.Path(path, n).read_text(encoding="utf8")) for n in zipfile.ZipFile(path).namelist()
+                 if re.search(r"(train|val)_video_tubes\.txt$", n)]
     except zipfile.BadZipFile as e: raise UserError(f"{path}: not a zip archive; fetch data_list.zip again") from e
-    if not lists: raise UserError(f"{path}: holds no train_video_tubes.txt or val_video_tubes.txt; give data_list.zip of TalkingHead-1KH")
+    if not lists:
+        raise UserError(
+            f"{path}: holds no train_video_tubes.txt or val_video_tubes.txt; give data_list.zip of TalkingHead-1KH")
     for file, text in lists:
         for line in filter(None, map(str.strip, text.splitlines())):
             chunk, *numbers = line.split(",")
@@ -215,7 +253,8 @@ def read_tubes(path: str | Path) -> tuple[list[Piece], list[Missing]]:
                 h, w, start, end, left, top, right, bottom = map(int, numbers)
                 if left >= right or top >= bottom or start > end: raise ValueError("its box or its span is empty")
                 name = f"{chunk}_S{start}_E{end}_L{left}_T{top}_R{right}_B{bottom}"
-                pieces[name] = Piece(name, video, "train" if "train_" in file else "test", start, end + 1, (left, top, right, bottom), (w, h), minute=int(minute))
+                pieces[name] = Piece(name, video, "train" if "train_" in file else "test", start, end + 1,
+                                     (left, top, right, bottom), (w, h), minute=int(minute))
             except ValueError as e: missing[line] = Missing(line, video, f"a line that cannot be used: {e}")
     return list(pieces.values()), list(missing.values())
 
@@ -223,7 +262,9 @@ def read_tubes(path: str | Path) -> tuple[list[Piece], list[Missing]]:
 def minute_marks(path: str | Path) -> list[int]:
     "Frame numbers at which the minutes of a video begin when it is cut at key frames only."
     try:
-        with av.open(str(path)) as box: shown = sorted((float(p.pts * p.time_base), p.is_keyframe) for p in box.demux(box.streams.video[0]) if p.pts is not None)
+        with av.open(str(path)) as box:
+            shown = sorted((float(p.pts * p.time_base), p.is_keyframe) for p in box.demux(box.streams.video[0])
+                           if p.pts is not None)
     except av.FFmpegError as e: raise UserError(f"{path}: broken ({e.strerror}); download it again") from e
     marks = [0]
     for t, (second, key) in enumerate(shown):
@@ -234,21 +275,26 @@ def minute_marks(path: str | Path) -> list[int]:
 VOX_FPS, VOX_SHORTEST, VOX_SMALLEST = 25, 64, 256  # frames per second; frames; pixels
 
 def read_tracks(path: str | Path) -> tuple[list[Piece], list[Missing]]:
-    "The tubes of faces in an archive of VoxCeleb annotations (`txt/PERSON/VIDEO/UTTERANCE.txt`); to test if the archive's name has the word test in it."
+    """The tubes of faces in an archive of VoxCeleb annotations (`txt/PERSON/VIDEO/UTTERANCE.txt`); to test if the
+    archive's name has the word test in it."""
     pieces, missing, split = [], [], "test" if "test" in Path(path).name else "train"
     try: archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as e: raise UserError(f"{path}: not a zip archive; fetch it again") from e
     for file in sorted(n for n in archive.namelist() if n.endswith(".txt")):
         person, video, utterance = Path(file).with_suffix("").parts[-3:]
         try:
-            rows = np.array([line.split() for line in archive.read(file).decode().splitlines() if re.match(r"\d+\s", line)], float)
+            rows = np.array(
+                [line.split() for line in archive.read(file).decode().splitlines() if re.match(r"\d+\s", line)], float)
             frames, boxes = rows[:, 0].astype(int), np.hstack([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]])
-        except (ValueError, IndexError): missing.append(Missing(f"{person}#{video}#{utterance}", video, "an annotation that holds no boxes"))
+        except (ValueError, IndexError):
+            missing.append(Missing(f"{person}#{video}#{utterance}", video, "an annotation that holds no boxes"))
         else:
             for i, run in enumerate(follow(boxes[:, None])):
                 if run.end - run.start < VOX_SHORTEST: continue
                 start, end = int(frames[run.start]), int(frames[run.end - 1]) + 1
-                pieces.append(Piece(f"{person}#{video}#{utterance}#{i:03d}", video, split, start, end, tuple(run.tube.tolist()), (1, 1), VOX_FPS, tube=True))
+                pieces.append(
+                    Piece(f"{person}#{video}#{utterance}#{i:03d}", video, split, start, end, tuple(run.tube.tolist()),
+                          (1, 1), VOX_FPS, tube=True))
     return pieces, missing
 
 # %% ../../nbs/16_data.web.ipynb #d870bbaf
@@ -259,7 +305,8 @@ def list_file(address: str, digest: str | None, root: str | Path) -> Path:
     if "://" not in address:
         path = Path(address)
         if not path.is_file(): raise UserError(f"{path}: no such file; give the list of clips of this data set")
-        if digest not in (None, sha256(path)): raise UserError(f"{path}: is not the published list (SHA-256); copy it again")
+        if digest not in (None, sha256(path)):
+            raise UserError(f"{path}: is not the published list (SHA-256); copy it again")
         return path
     path = Path(root) / Path(urllib.parse.urlparse(address).path).name
     try: return fetch(address, path, digest)
@@ -268,27 +315,34 @@ def list_file(address: str, digest: str | None, root: str | Path) -> Path:
 def read_list(layout: str, path: str | Path) -> tuple[list[Piece], list[Missing]]:
     "The clips of a list of the given layout (`LISTS`). `UserError` where it is damaged or of another layout."
     try: return LISTS[layout](path)
-    except (ValueError, TypeError, AttributeError, KeyError, csv.Error, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
-        raise UserError(f"{path}: not a list of clips of layout {layout} ({str(e)[:100]}); fetch it again, or name its layout") from e
+    except (ValueError, TypeError, AttributeError, KeyError, csv.Error, RuntimeError, zlib.error,
+            zipfile.BadZipFile) as e:
+        raise UserError(
+            f"{path}: not a list of clips of layout {layout} ({str(e)[:100]}); fetch it again, or name its layout"
+        ) from e
 
 # %% ../../nbs/16_data.web.ipynb #89c22d1e
 def span(piece: Piece, fps: float, marks: list[int] | None = None) -> tuple[int, int]:
     "First frame and end of a clip in a video of `fps` frames per second whose minutes begin at `marks`."
     rate, first = (float(fps) / piece.fps if piece.fps else 1), 0
     if piece.minute is not None:
-        if piece.minute >= len(marks): raise UserError(f"the video has {len(marks)} minutes, the clip lies in number {piece.minute + 1}")
+        if piece.minute >= len(marks):
+            raise UserError(f"the video has {len(marks)} minutes, the clip lies in number {piece.minute + 1}")
         first = marks[piece.minute]
     return first + ceil(piece.start * rate - 1e-6), first + ceil(piece.end * rate - 1e-6)
 
 # %% ../../nbs/16_data.web.ipynb #dbe320e3
 def pixels(piece: Piece, height: int, width: int) -> tuple[int, ...]:
-    "The box of a clip in whole pixels of a frame of that size. `UserError` if it lies outside; a tube may not even reach over the border."
+    """The box of a clip in whole pixels of a frame of that size. `UserError` if it lies outside; a tube may not even
+    reach over the border."""
     box = np.array(piece.box) * ([width / piece.frame[0], height / piece.frame[1]] * 2)
     if piece.tube:
-        if (side := (box[2:] - box[:2]).max()) < VOX_SMALLEST: raise UserError(f"the face has {side:.0f} pixels, less than {VOX_SMALLEST}")
+        if (side := (box[2:] - box[:2]).max()) < VOX_SMALLEST:
+            raise UserError(f"the face has {side:.0f} pixels, less than {VOX_SMALLEST}")
         box = enlarge(box)
     left, top, right, bottom = inside = box.astype(int).clip(0, [width, height, width, height])
-    if piece.tube and not np.array_equal(inside, box.astype(int)): raise UserError("the square around the face reaches over the border")
+    if piece.tube and not np.array_equal(inside, box.astype(int)):
+        raise UserError("the square around the face reaches over the border")
     if right <= left or bottom <= top: raise UserError("the box lies outside the frame")
     return left, top, right, bottom
 
@@ -297,8 +351,10 @@ def clip_path(folder: str | Path, piece: Piece) -> Path:
     "Where a clip lies, without loss of quality."
     return Path(folder) / piece.split / f"{piece.name}.mkv"
 
-def cut_video(path: str | Path, pieces: list[Piece], folder: str | Path, size: int, stop: threading.Event | None = None) -> list[Missing]:
-    "Cuts all clips of one video to `folder`, `size` × `size` pixels (squashed where a box is not square, as the reference does). What could not be cut is returned."
+def cut_video(path: str | Path, pieces: list[Piece], folder: str | Path, size: int,
+              stop: threading.Event | None = None) -> list[Missing]:
+    """Cuts all clips of one video to `folder`, `size` × `size` pixels (squashed where a box is not square, as the
+    reference does). What could not be cut is returned."""
     path, failed = Path(path), {}
     def frames():
         for frame in iterate_frames(path):
@@ -314,7 +370,8 @@ def cut_video(path: str | Path, pieces: list[Piece], folder: str | Path, size: i
     try:
         for i, clip in cut(frames(), [s for _, s, _ in jobs], [b for _, _, b in jobs], size):
             piece, (start, end), _ = jobs[i]
-            if len(clip) < max(2, end - start - 1): undone[piece.name] = f"the video ends after {len(clip)} of its {end - start} frames"
+            if len(clip) < max(2, end - start - 1):
+                undone[piece.name] = f"the video ends after {len(clip)} of its {end - start} frames"
             else: undone.pop(piece.name); write_video(clip_path(folder, piece), clip, fps)
     except UserError as e: broken = str(e)
     failed |= {name: broken or reason for name, reason in undone.items()}
@@ -334,41 +391,53 @@ def read_hashes(path: str | Path) -> dict[str, str]:
         lines = Path(path).read_text(encoding="utf8").split("\n")
         return {name.lstrip("*"): digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
     except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror}); check the name") from e
-    except ValueError as e: raise UserError(f"{path}: has a line that is not `hash  name`; make it with sha256sum") from e
+    except ValueError as e:
+        raise UserError(f"{path}: has a line that is not `hash  name`; make it with sha256sum") from e
 
 # %% ../../nbs/16_data.web.ipynb #15abeb35
 @dataclass
 class Source:
-    "Where videos come from: an address with {id} in it, options of yt-dlp, known SHA-256 by video, and whether videos are kept."
+    """Where videos come from: an address with {id} in it, options of yt-dlp, known SHA-256 by video, and whether
+    videos are kept."""
     address: str = "https://www.youtube.com/watch?v={id}"
     options: dict | None = None
     hashes: dict | None = None
     keep: bool = False
 
 # %% ../../nbs/16_data.web.ipynb #d7e41109
-def fetch_and_cut(video: str, pieces: list[Piece], source: Source, root: Path, size: int, stop: threading.Event) -> tuple[str | None, list[Missing]]:
-    "All clips of one video: the video's SHA-256, if it came, and what is missing. Whatever goes wrong with this video is a reason, not an error."
+def fetch_and_cut(video: str, pieces: list[Piece], source: Source, root: Path, size: int,
+                  stop: threading.Event) -> tuple[str | None, list[Missing]]:
+    """All clips of one video: the video's SHA-256, if it came, and what is missing. Whatever goes wrong with this
+    video is a reason, not an error."""
     path, digest, expected = root / "videos" / f"{video}.mp4", None, (source.hashes or {}).get(video)
     try:
         if not path.is_file(): fetch_video(source.address.replace("{id}", video), path, stop, source.options)
         digest = sha256(path)
-        if expected not in (None, digest): raise UserError(f"SHA-256 is {digest[:12]}…, expected {expected[:12]}…; the video was changed or coded anew")
+        if expected not in (None, digest):
+            raise UserError(
+                f"SHA-256 is {digest[:12]}…, expected {expected[:12]}…; the video was changed or coded anew")
         missing = cut_video(path, pieces, root / str(size), size, stop)
     except UserError as e: missing = [Missing(p.name, video, str(e)) for p in pieces]
     if missing or not source.keep: path.unlink(missing_ok=True)
     return digest, missing
 
 # %% ../../nbs/16_data.web.ipynb #39929232
-def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, workers: int = 4, log: Path | None = None) -> list[Missing]:
-    """Fetches and cuts all clips that are not yet in `root/SIZE`, and returns those that cannot be had. `UserError` at once if the disk is too small.
-    SHA-256 of videos go to `log`, by default `root/videos.sha256`."""
+def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, workers: int = 4,
+           log: Path | None = None) -> list[Missing]:
+    """Fetches and cuts all clips that are not yet in `root/SIZE`, and returns those that cannot be had. `UserError`
+    at once if the disk is too small. SHA-256 of videos go to `log`, by default `root/videos.sha256`."""
     root, videos = Path(root), {}
     for piece in pieces:
         if not clip_path(root / str(size), piece).is_file(): videos.setdefault(piece.video, []).append(piece)
     root.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"): clear_parts(root / str(size) / split)
-    need, free = disk_need((p for ps in videos.values() for p in ps), size, workers if videos else 0), shutil.disk_usage(root).free
-    if need > free: raise UserError(f"{root}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; choose another --root, a smaller size, or a limit")
+    need, free = disk_need((p for ps in videos.values() for p in ps), size,
+                           workers if videos else 0), shutil.disk_usage(root).free
+    if need > free:
+        raise UserError(
+            f"{root}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; choose another --root, a"
+            " smaller size, or a limit"
+        )
     if videos: _yt_dlp()  # if it is missing, say so once; and threads should not import it at the same time
     missing, stop = [], threading.Event()
     with ThreadPoolExecutor(workers) as pool, open(log or root / "videos.sha256", "a", encoding="utf8") as hashes:
@@ -376,7 +445,8 @@ def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, wor
         try:
             for job in tqdm(as_completed(jobs), "videos", total=len(jobs), disable=None):
                 digest, failed = job.result()
-                if digest and len(failed) < len(videos[jobs[job]]): print(f"{digest}  {jobs[job]}.mp4", file=hashes, flush=True)
+                if digest and len(failed) < len(videos[jobs[job]]):
+                    print(f"{digest}  {jobs[job]}.mp4", file=hashes, flush=True)
                 missing += failed
         except BaseException:
             stop.set()
@@ -388,5 +458,6 @@ def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, wor
 def write_missing(path: str | Path, missing: list[Missing]) -> list[str]:
     "The report of what cannot be had: a line of JSON per clip. Returns the same as lines to read."
     missing = sorted(missing, key=lambda m: m.clip)
-    with write_atomic(path) as temp: temp.write_text("".join(json.dumps(asdict(m)) + "\n" for m in missing), encoding="utf8")
+    with write_atomic(path) as temp:
+        temp.write_text("".join(json.dumps(asdict(m)) + "\n" for m in missing), encoding="utf8")
     return [f"{m.clip}: {m.reason}" for m in missing]

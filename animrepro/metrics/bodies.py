@@ -13,8 +13,9 @@ from .landmarks import Detection
 from ..weights import find_weights
 
 # %% ../../nbs/65_metrics.bodies.ipynb #5c82dd83
-JOINTS = ("nose", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow", "left wrist", "right hip", "right knee",
-          "right ankle", "left hip", "left knee", "left ankle", "right eye", "left eye", "right ear", "left ear")
+JOINTS = ("nose", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow", "left wrist",
+          "right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle", "right eye", "left eye",
+          "right ear", "left ear")
 
 # %% ../../nbs/65_metrics.bodies.ipynb #eae39466
 _VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 256, 128)
@@ -31,7 +32,8 @@ def _stack(channels: int, layers: tuple) -> nn.Sequential:
 
 # %% ../../nbs/65_metrics.bodies.ipynb #eb17baca
 class PoseNet(nn.Module):
-    "OpenPose's body network with the parameter names of `pose_model.pth`: blue-first frames `(N, 3, H, W)` -> heatmaps `(N, 18, H / 8, W / 8)`."
+    """OpenPose's body network with the parameter names of `pose_model.pth`: blue-first frames `(N, 3, H, W)` ->
+    heatmaps `(N, 18, H / 8, W / 8)`."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +53,8 @@ class PoseNet(nn.Module):
 # %% ../../nbs/65_metrics.bodies.ipynb #9b27f307
 def _caffe_names() -> list[str]:
     "The layers of `body_pose_model.pth` in the order of `PoseNet`."
-    vgg = [f"conv{block}_{i}" for block, count in ((1, 2), (2, 2), (3, 4), (4, 2)) for i in range(1, count + 1)] + ["conv4_3_CPM", "conv4_4_CPM"]
+    vgg = [f"conv{block}_{i}" for block, count in ((1, 2), (2, 2), (3, 4), (4, 2))
+           for i in range(1, count + 1)] + ["conv4_3_CPM", "conv4_4_CPM"]
     first = {b: [f"conv5_{i}_CPM_L{b}" for i in range(1, 6)] for b in (1, 2)}
     later = {b: [f"Mconv{i}_stage{stage}_L{b}" for stage in range(2, 7) for i in range(1, 8)] for b in (1, 2)}
     return vgg + first[1] + later[1] + first[2] + later[2]
@@ -63,7 +66,11 @@ def load_pose(name: Literal["openpose", "rtpose"]) -> PoseNet:
     stored = {key.removeprefix("module."): value for key, value in stored.items()}
     if name == "openpose":
         ours = [key.removesuffix(".weight") for key in net.state_dict() if key.endswith(".weight")]
-        stored = {f"{own}.{kind}": stored[f"{theirs}.{kind}"] for own, theirs in zip(ours, _caffe_names(), strict=True) for kind in ("weight", "bias")}
+        stored = {
+            f"{own}.{kind}": stored[f"{theirs}.{kind}"]
+            for own, theirs in zip(ours, _caffe_names(), strict=True)
+            for kind in ("weight", "bias")
+        }
     net.load_state_dict(stored)
     return net.eval().requires_grad_(False)
 
@@ -75,7 +82,8 @@ def strongest_peaks(heat: torch.Tensor) -> Detection:
 
 # %% ../../nbs/65_metrics.bodies.ipynb #cf2daef9
 def last_peaks(heat: torch.Tensor, threshold: float = 0.1) -> Detection:
-    "The last local maximum above `threshold`, row by row, of each heatmap `(N, L, H, W)`: what the FOMM family's code keeps. Confidence 1, or 0 where there is none."
+    """The last local maximum above `threshold`, row by row, of each heatmap `(N, L, H, W)`: what the FOMM family's
+    code keeps. Confidence 1, or 0 where there is none."""
     around = torch.maximum(F.max_pool2d(heat, (3, 1), 1, (1, 0)), F.max_pool2d(heat, (1, 3), 1, (0, 1)))
     peaks = ((heat == around) & (heat > threshold)).flatten(2)
     place = torch.where(peaks, torch.arange(peaks.shape[2], device=heat.device), -1).amax(2)
@@ -88,9 +96,11 @@ HEIGHT = 368
 
 # %% ../../nbs/65_metrics.bodies.ipynb #d3f1ade1
 class BodyPose:
-    "The 18 joints of OpenPose. `name` is the file of weights, `keep` how a heatmap becomes a joint: its strongest peak, or the last as in the FOMM family's code."
+    """The 18 joints of OpenPose. `name` is the file of weights, `keep` how a heatmap becomes a joint: its strongest
+    peak, or the last as in the FOMM family's code."""
 
-    def __init__(self, device: str | torch.device = "cpu", name: Literal["openpose", "rtpose"] = "openpose", keep: Literal["strongest", "last"] = "strongest"):
+    def __init__(self, device: str | torch.device = "cpu", name: Literal["openpose", "rtpose"] = "openpose",
+                 keep: Literal["strongest", "last"] = "strongest"):
         "Raises `NotAvailable` without the weights."
         self.network, self.device, self.keep = load_pose(name).to(device), device, keep
 
@@ -98,7 +108,8 @@ class BodyPose:
     def heatmaps(self, frames: torch.Tensor) -> torch.Tensor:
         "Mean heatmaps `(N, 18, H, W)` of frames `(N, 3, H, W)` in [0, 1] and of their mirror images."
         H, W = frames.shape[-2:]
-        x = F.interpolate(frames.float().to(self.device), (HEIGHT, 8 * round(HEIGHT * W / H / 8)), mode="bilinear", align_corners=False)
+        x = F.interpolate(frames.float().to(self.device), (HEIGHT, 8 * round(HEIGHT * W / H / 8)), mode="bilinear",
+                          align_corners=False)
         x = x.flip(1) * 255 / 256 - 0.5  # blue first, as the weights were trained
         heat = (self.network(x) + self.network(x.flip(3)).flip(3)[:, _MIRROR]) / 2
         heat = F.interpolate(heat, scale_factor=8, mode="bicubic", align_corners=False)
@@ -111,7 +122,8 @@ class BodyPose:
 
 # %% ../../nbs/65_metrics.bodies.ipynb #762f829d
 def reid_input(frames: torch.Tensor) -> torch.Tensor:
-    "Frames `(N, 3, H, W)` in [0, 1] as the evaluation code feeds them: `(N, 3, 288, 144)`, 8 bits, divided by 255 once more, then ImageNet's mean and deviation."
+    """Frames `(N, 3, H, W)` in [0, 1] as the evaluation code feeds them: `(N, 3, 288, 144)`, 8 bits, divided by 255
+    once more, then ImageNet's mean and deviation."""
     x = F.interpolate(frames.float(), (288, 144), mode="bicubic", antialias=True).clamp(0, 1).mul(255).round().div(255)
     mean, deviation = (x.new_tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (x / 255 - mean) / deviation
@@ -126,7 +138,10 @@ class ReId:
         stored = torch.load(find_weights("reid"), map_location="cpu", weights_only=True)
         net = resnet50(weights=None)
         net.fc = nn.Identity()
-        net.load_state_dict({k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.") and not k.startswith("model.fc.")})
+        net.load_state_dict({
+            k.removeprefix("model."): v
+            for k, v in stored.items() if k.startswith("model.") and not k.startswith("model.fc.")
+        })
         self.network, self.device = net.eval().requires_grad_(False).to(device), device
 
     @torch.no_grad()

@@ -14,9 +14,11 @@ from ..warp import warp
 def reduce_flow(flow: torch.Tensor, valid: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """True flow `(N, H, W, 2)` and validity `(N, H, W)` on a coarser grid: `(N, h, w, 2)` and bool `(N, h, w)`.
 
-    Each cell is the mean over its valid pixels, and valid if they are at least half. H and W must be multiples of h and w."""
+    Each cell is the mean over its valid pixels, and valid if they are at least half. H and W must be multiples of h
+    and w."""
     N, H, W, _ = flow.shape
-    if H % height or W % width: raise UserError(f"end-point error: {H} × {W} pixels do not divide into {height} × {width} cells; use a divisor")
+    if H % height or W % width:
+        raise UserError(f"end-point error: {H} × {W} pixels do not divide into {height} × {width} cells; use a divisor")
     cells = (N, height, H // height, width, W // width)
     mask = valid.bool()
     count = mask.view(cells).sum((2, 4))
@@ -25,23 +27,30 @@ def reduce_flow(flow: torch.Tensor, valid: torch.Tensor, height: int, width: int
 
 # %% ../../nbs/64_metrics.correspondence.ipynb #18032ff9
 def end_point_error(flow: torch.Tensor, true_flow: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean distance in pixels of the true frame between predicted `(N, h, w, 2)` and true `(N, H, W, 2)` source positions -> `(N,)`.
+    """Mean distance in pixels of the true frame between predicted `(N, h, w, 2)` and true `(N, H, W, 2)` source
+    positions -> `(N,)`.
 
-    Only places where `valid (N, H, W)` holds count; a frame without any gives NaN. A coarse prediction is compared on its own grid (`reduce_flow`)."""
+    Only places where `valid (N, H, W)` holds count; a frame without any gives NaN. A coarse prediction is compared
+    on its own grid (`reduce_flow`)."""
     if flow.ndim != 4 or flow.shape[::3] != true_flow.shape[::3] or true_flow.shape[:3] != valid.shape:
-        raise UserError(f"end-point error: flows {tuple(flow.shape)}, {tuple(true_flow.shape)} and valid {tuple(valid.shape)} do not fit; "
-                        "give (N, h, w, 2), (N, H, W, 2), (N, H, W)")
+        raise UserError(
+            f"end-point error: flows {tuple(flow.shape)}, {tuple(true_flow.shape)} and valid {tuple(valid.shape)} do"
+            " not fit; give (N, h, w, 2), (N, H, W, 2), (N, H, W)"
+        )
     H, W = true_flow.shape[1:3]
     target, mask = reduce_flow(true_flow, valid, *flow.shape[1:3])
     distance = ((flow.float() - target) * torch.tensor([W / 2, H / 2], device=flow.device)).norm(dim=-1)
     return torch.where(mask, distance, 0).sum((1, 2)) / mask.sum((1, 2))
 
 # %% ../../nbs/64_metrics.correspondence.ipynb #9424ec65
-def flicker(pred: torch.Tensor, target: torch.Tensor, frames: list[int], flow: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean change of the error along the true path of the surface, in levels of 0 to 255: frames `(N, 3, H, W)` in [0, 1], true `flow (N, H, W, 2)` to the
-    frame before and where it is `valid (N, H, W)` -> `(N,)`; NaN where `frames`, the places in the clip, jump or nothing is valid. Ours, for TPSMM, section 4.2."""
+def flicker(pred: torch.Tensor, target: torch.Tensor, frames: list[int], flow: torch.Tensor,
+            valid: torch.Tensor) -> torch.Tensor:
+    """Mean change of the error along the true path of the surface, in levels of 0 to 255: frames `(N, 3, H, W)` in
+    [0, 1], true `flow (N, H, W, 2)` to the frame before and where it is `valid (N, H, W)` -> `(N,)`; NaN where
+    `frames`, the places in the clip, jump or nothing is valid. Ours, for TPSMM, section 4.2."""
     error = pred.float() - target.float()
     moved = warp(error.roll(1, 0), flow.to(error), padding="border")
-    change = 255 * torch.where(valid.to(error.device), (error - moved).abs().mean(1), 0).sum((1, 2)) / valid.to(error.device).sum((1, 2))
+    change = 255 * torch.where(valid.to(error.device), (error - moved).abs().mean(1), 0).sum(
+        (1, 2)) / valid.to(error.device).sum((1, 2))
     follows = torch.tensor([False, *(b - a == 1 for a, b in zip(frames, frames[1:]))], device=error.device)
     return change.where(follows, torch.nan)

@@ -45,7 +45,8 @@ class Face68:
                 net.load_state_dict(points)
                 return net.to(device, dtype=dtype).eval()
 
-        self.network = Local(api.LandmarksType.TWO_D, device=str(device), flip_input=False, compile=False, face_detector_kwargs={"path_to_detector": str(finder)})
+        self.network = Local(api.LandmarksType.TWO_D, device=str(device), flip_input=False, compile=False,
+                             face_detector_kwargs={"path_to_detector": str(finder)})
 
     @torch.no_grad()
     def detect(self, frames: torch.Tensor) -> Detection:
@@ -71,7 +72,8 @@ _BLOCKS = {  # names of layers in the published file
 
 # %% ../../nbs/66_metrics.faces.ipynb #d49c5c5d
 def _unit(channels: int, out: int, kernel: int = 1, stride: int = 1) -> list[tuple[str, nn.Module]]:
-    return [("conv", nn.Conv2d(channels, out, kernel, stride, kernel // 2)), ("bn", nn.BatchNorm2d(out)), ("relu", nn.ReLU())]
+    return [("conv", nn.Conv2d(channels, out, kernel, stride, kernel // 2)), ("bn", nn.BatchNorm2d(out)),
+            ("relu", nn.ReLU())]
 
 class _Inception(nn.Module):
     "Branches side by side. A smaller result is framed with zeros."
@@ -82,7 +84,8 @@ class _Inception(nn.Module):
         branches = [_unit(channels, small) + _unit(small, out, kernel, stride) for kernel, small, out in convolutions]
         branches += [[("pool", pool)] + (_unit(channels, pooled) if pooled else [])]
         branches += [_unit(channels, single)] if single else []
-        self.seq_list = nn.ModuleList(nn.Sequential(OrderedDict((f"{i}_{name}", m) for i, (name, m) in enumerate(b, 1))) for b in branches)
+        self.seq_list = nn.ModuleList(
+            nn.Sequential(OrderedDict((f"{i}_{name}", m) for i, (name, m) in enumerate(b, 1))) for b in branches)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         ys = [branch(x) for branch in self.seq_list]
@@ -92,7 +95,8 @@ class _Inception(nn.Module):
 
 # %% ../../nbs/66_metrics.faces.ipynb #a895d168
 class OpenFaceNet(nn.Module):
-    "nn4.small2 (Amos et al. 2016) with the parameter names of thnkim/OpenFacePytorch: faces `(N, 3, 96, 96)` -> `(N, 128)` of length 1."
+    """nn4.small2 (Amos et al. 2016) with the parameter names of thnkim/OpenFacePytorch: faces `(N, 3, 96, 96)` ->
+    `(N, 128)` of length 1."""
 
     def __init__(self):
         super().__init__()
@@ -124,10 +128,12 @@ class OpenFace:
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         # As the evaluation code does: the whole frame, not an aligned face, and blue first.
-        return self.network(F.interpolate(frames.float().to(self.device).flip(1), (96, 96), mode="bilinear", align_corners=False))
+        return self.network(
+            F.interpolate(frames.float().to(self.device).flip(1), (96, 96), mode="bilinear", align_corners=False))
 
 # %% ../../nbs/66_metrics.faces.ipynb #caa1b815
 def embedding_distance(a: torch.Tensor, b: torch.Tensor, squared: bool = False) -> torch.Tensor:
-    "AED per frame: distance of embeddings `(N, D)` -> `(N,)`, Euclidean, or squared as in the evaluation code of the FOMM family."
+    """AED per frame: distance of embeddings `(N, D)` -> `(N,)`, Euclidean, or squared as in the evaluation code of
+    the FOMM family."""
     distance = (a - b).square().sum(1)
     return distance if squared else distance.sqrt()

@@ -21,18 +21,25 @@ class Moments:
     def add(self, features: torch.Tensor):
         "Adds features `(N, D)`."
         features = features.double().cpu()
-        self.count, self.total, self.outer = self.count + len(features), self.total + features.sum(0), self.outer + features.T @ features
+        self.count, self.total, self.outer = self.count + len(features), self.total + features.sum(
+            0), self.outer + features.T @ features
 
     def gaussian(self) -> tuple[torch.Tensor, torch.Tensor]:
         "Mean `(D,)` and covariance `(D, D)`, divided by N - 1. Raises `UserError` for fewer than two samples."
-        if self.count < 2: raise UserError(f"FID: {self.count} samples give no covariance; use two at least, and thousands for a number to quote")
+        if self.count < 2:
+            raise UserError(
+                f"FID: {self.count} samples give no covariance; use two at least, and thousands for a number to quote")
         mean = self.total / self.count
         return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
 
     def without(self, other: "Moments") -> "Moments":
         "These moments without those of a part."
         rest = Moments()
-        rest.count, rest.total, rest.outer = self.count - other.count, self.total - other.total, self.outer - other.outer
+        rest.count, rest.total, rest.outer = (
+            self.count - other.count,
+            self.total - other.total,
+            self.outer - other.outer,
+        )
         return rest
 
 # %% ../../nbs/68_metrics.fid.ipynb #b1edd936
@@ -48,12 +55,14 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 BATCH = 32  # frames at a time
 
 class Inception:
-    "FID's features: frames `(N, 3, H, W)` in [0, 1] -> `(N, 2048)`. Frames are rounded to 8 bits, as the network was fed."
+    """FID's features: frames `(N, 3, H, W)` in [0, 1] -> `(N, 2048)`. Frames are rounded to 8 bits, as the network
+    was fed."""
 
     def __init__(self, device: str | torch.device = "cpu"):
         "Raises `NotAvailable` without torch-fidelity or the weights."
         package = need_package("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
-        network = package.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(find_weights("inception")))
+        network = package.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"],
+                                                      feature_extractor_weights_path=str(find_weights("inception")))
         self.network, self.device = network.to(device), device
 
     @torch.no_grad()
@@ -71,7 +80,8 @@ class _Block(nn.Module):
         self.conv2, self.bn2 = nn.Conv3d(planes, planes, 3, stride, 1, groups=32, bias=False), nn.BatchNorm3d(planes)
         self.conv3, self.bn3 = nn.Conv3d(planes, 2 * planes, 1, bias=False), nn.BatchNorm3d(2 * planes)
         straight = stride == 1 and channels == 2 * planes
-        self.downsample = None if straight else nn.Sequential(nn.Conv3d(channels, 2 * planes, 1, stride, bias=False), nn.BatchNorm3d(2 * planes))
+        self.downsample = None if straight else nn.Sequential(nn.Conv3d(channels, 2 * planes, 1, stride, bias=False),
+                                                              nn.BatchNorm3d(2 * planes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
@@ -79,7 +89,8 @@ class _Block(nn.Module):
 
 # %% ../../nbs/68_metrics.fid.ipynb #a3b0651f
 class ResNeXt3d(nn.Module):
-    "ResNeXt-101 of Hara et al. 2018 with the parameter names of `resnext-101-kinetics.pth`, without its classifier: videos `(N, 3, T, H, W)` -> `(N, 2048)`."
+    """ResNeXt-101 of Hara et al. 2018 with the parameter names of `resnext-101-kinetics.pth`, without its
+    classifier: videos `(N, 3, T, H, W)` -> `(N, 2048)`."""
 
     def __init__(self, blocks: tuple[int, ...] = (3, 4, 23, 3)):
         super().__init__()
@@ -107,7 +118,10 @@ class VideoFeatures:
         "Raises `NotAvailable` without the weights."
         stored = torch.load(find_weights("resnext101_3d"), map_location="cpu", weights_only=True)["state_dict"]
         net = ResNeXt3d()
-        net.load_state_dict({k: v for key, v in stored.items() if not (k := key.removeprefix("module.")).startswith("fc.")})
+        net.load_state_dict({
+            k: v
+            for key, v in stored.items() if not (k := key.removeprefix("module.")).startswith("fc.")
+        })
         self.network, self.device = net.eval().requires_grad_(False).to(device), device
 
     @torch.no_grad()
@@ -118,55 +132,70 @@ class VideoFeatures:
 
 # %% ../../nbs/68_metrics.fid.ipynb #106c0a1f
 class AlexNet:
-    "Features where Inception is not at hand: the last convolution of AlexNet, averaged over the picture. Frames `(N, 3, H, W)` in [0, 1] -> `(N, 256)`."
+    """Features where Inception is not at hand: the last convolution of AlexNet, averaged over the picture. Frames
+    `(N, 3, H, W)` in [0, 1] -> `(N, 256)`."""
 
     def __init__(self, device: str | torch.device = "cpu"):
         "Raises `NotAvailable` without the weights, which LPIPS needs as well."
         from torchvision.models import alexnet  # slow to import
         stored = torch.load(find_weights("alexnet"), map_location="cpu", weights_only=True)
         network = alexnet().features
-        network.load_state_dict({k.removeprefix("features."): v for k, v in stored.items() if k.startswith("features.")})
+        network.load_state_dict({
+            k.removeprefix("features."): v
+            for k, v in stored.items() if k.startswith("features.")
+        })
         self.network, self.device = network.eval().requires_grad_(False).to(device), device
 
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        x = F.interpolate(frames.float().to(self.device).clamp(0, 1), scale_factor=max(1, 128 / frames.shape[-1]), mode="bilinear", align_corners=False)
-        x = (x - x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)  # ImageNet's mean and deviation
+        x = F.interpolate(frames.float().to(self.device).clamp(0, 1), scale_factor=max(1, 128 / frames.shape[-1]),
+                          mode="bilinear", align_corners=False)
+        # ImageNet's mean and deviation
+        x = (x - x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
         return torch.cat([self.network(part).mean((2, 3)) for part in x.split(BATCH)])
 
 # %% ../../nbs/68_metrics.fid.ipynb #a67d3814
 class Fid:
     "The Fréchet distance of a test set, gathered clip by clip, for each number of sources."
 
-    def __init__(self, features: Inception | VideoFeatures): self.features, self.real, self.drawn = features, Moments(), {}
+    def __init__(self, features: Inception | VideoFeatures):
+        self.features, self.real, self.drawn = features, Moments(), {}
 
     def add(self, sources: int, drawn: torch.Tensor, true: torch.Tensor):
-        "Adds the frames of one clip, drawn from this number of sources, and their truth, both `(T, 3, H, W)` in [0, 1]."
+        """Adds the frames of one clip, drawn from this number of sources, and their truth, both `(T, 3, H, W)` in
+        [0, 1]."""
         self.drawn.setdefault(sources, Moments()).add(self.features(drawn))
         if sources == next(iter(self.drawn)): self.real.add(self.features(true))
 
     def values(self) -> list[dict]:
         "For each number of sources: sources, value, and the frames or videos it rests on."
-        return [dict(sources=n, value=frechet_distance(moments, self.real), frames=moments.count) for n, moments in self.drawn.items()]
+        return [
+            dict(sources=n, value=frechet_distance(moments, self.real), frames=moments.count)
+            for n, moments in self.drawn.items()
+        ]
 
 # %% ../../nbs/68_metrics.fid.ipynb #73f2d3fc
 def pseudo_values(drawn: list[Moments], real: list[Moments]) -> np.ndarray:
-    "The Fréchet distance of clips, drawn and real, as one value per clip `(C,)` whose mean is the jackknife's estimate; NaN for fewer than three clips."
+    """The Fréchet distance of clips, drawn and real, as one value per clip `(C,)` whose mean is the jackknife's
+    estimate; NaN for fewer than three clips."""
     everything = [Moments(), Moments()]
     for whole, parts in zip(everything, (drawn, real)):
-        for p in parts: whole.count, whole.total, whole.outer = whole.count + p.count, whole.total + p.total, whole.outer + p.outer
+        for p in parts:
+            whole.count, whole.total, whole.outer = whole.count + p.count, whole.total + p.total, whole.outer + p.outer
     C = len(real)
     if C < 3: return np.full(C, np.nan)
     rest = np.array([frechet_distance(everything[0].without(d), everything[1].without(r)) for d, r in zip(drawn, real)])
     return C * frechet_distance(*everything) - (C - 1) * rest
 
 class ClipFid:
-    "The Fréchet distance by clip, for each number of sources. It keeps the moments of each clip, so features must be few."
+    """The Fréchet distance by clip, for each number of sources. It keeps the moments of each clip, so features must
+    be few."""
 
     def __init__(self, features: AlexNet): self.features, self.real, self.drawn = features, [], {}
 
     def add(self, sources: int, drawn: torch.Tensor, true: torch.Tensor):
-        "Adds the frames of one clip, drawn from this number of sources, and their truth, both `(T, 3, H, W)` in [0, 1]."
+        """Adds the frames of one clip, drawn from this number of sources, and their truth, both `(T, 3, H, W)` in
+        [0, 1]."""
         parts = self.drawn.setdefault(sources, [])
         parts.append(Moments()); parts[-1].add(self.features(drawn))
         if len(parts) > len(self.real): self.real.append(Moments()); self.real[-1].add(self.features(true))

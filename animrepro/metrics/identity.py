@@ -41,7 +41,10 @@ class IdentityNet(nn.Module):
         super().__init__()
         self.config = config
         widths = [3, *(config.width * 2**i for i in range(4))]
-        layers = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.GroupNorm(4, b), nn.ReLU())]
+        layers = [
+            layer for a, b in zip(widths, widths[1:])
+            for layer in (nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.GroupNorm(4, b), nn.ReLU())
+        ]
         self.features, self.head = nn.Sequential(*layers), nn.Linear(16 * widths[-1], config.numbers)
         seeded_init(self, torch_generator(config.seed, "identity", "weights"))
 
@@ -57,25 +60,29 @@ class IdentityNet(nn.Module):
 
 # %% ../../nbs/67_metrics.identity.ipynb #7c2d86a5
 def people_frames(first: int, people: int, frames: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Frames `(people * frames, 3, size, size)` of so many puppets, and the masks of their background `(…, 1, size, size)`."
+    """Frames `(people * frames, 3, size, size)` of so many puppets, and the masks of their background `(…, 1, size,
+    size)`."""
     pictures, empty = [], []
     for person in range(first, first + people):
         who, how = rng(0, "identity", "person", person).integers(2**31, 2**32, 2).tolist()  # data sets use small seeds
-        clip = render(sample_identity(who), sample_motion(how, 6 * frames, "portrait" if person % 4 else "wide")[::6], size)
+        clip = render(sample_identity(who),
+                      sample_motion(how, 6 * frames, "portrait" if person % 4 else "wide")[::6], size)
         pictures.append(to_float(clip.frames)); empty.append(torch.from_numpy(clip.parts == 0)[:, None])
     return torch.cat(pictures), torch.cat(empty)
 
 def repainted(frames: torch.Tensor, empty: torch.Tensor, seed: int) -> torch.Tensor:
     "The same frames with smooth random colours for their background."
     g = torch_generator(seed, "repainted")
-    walls = F.interpolate(torch.rand(len(frames), 3, 3, 3, generator=g), frames.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)
+    walls = F.interpolate(torch.rand(len(frames), 3, 3, 3, generator=g), frames.shape[-2:], mode="bicubic",
+                          align_corners=False).clamp(0, 1)
     return torch.where(empty, walls, frames)
 
 # %% ../../nbs/67_metrics.identity.ipynb #ac57a538
 def train_identity(config: IdentityConfig) -> IdentityNet:
     "Trains on puppets (CPU). Same config, same machine: same weights."
     net = IdentityNet(config).to(memory_format=torch.channels_last)
-    people = nn.Parameter(torch.randn(config.people, config.numbers, generator=torch_generator(config.seed, "identity", "people")))
+    people = nn.Parameter(
+        torch.randn(config.people, config.numbers, generator=torch_generator(config.seed, "identity", "people")))
     frames, empty = people_frames(0, config.people, config.frames, config.size)
     optimiser = torch.optim.AdamW([*net.parameters(), people], config.lr, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps, pct_start=0.1)
@@ -85,7 +92,8 @@ def train_identity(config: IdentityConfig) -> IdentityNet:
         batch, seed = frames[rows], int(draw.integers(2**31))
         half = config.batch // 2
         batch[:half] = repainted(batch[:half], empty[rows][:half], seed)
-        cosines = net(disturbed(batch[torch.from_numpy(order := draw.permutation(config.batch))], seed)) @ F.normalize(people, dim=1).T
+        cosines = net(disturbed(batch[torch.from_numpy(order := draw.permutation(config.batch))], seed)) @ F.normalize(
+            people, dim=1).T
         loss = F.cross_entropy(16 * cosines, (rows // config.frames)[order])
         optimiser.zero_grad()
         loss.backward()
@@ -112,19 +120,23 @@ def evaluate_identity(net: IdentityNet, people: int = 60, frames: int = 4) -> Id
     same, different = distance[alike & ~itself], distance[~alike].sort().values
     ranked = 1 - torch.searchsorted(different, same).double().mean() / len(different)
     nearest = (who[distance.masked_fill(itself, torch.inf).argmin(1)] == who).float().mean()
-    return IdentityReport(ranked.item(), nearest.item(), same.mean().item(), different.mean().item(), people, len(shown))
+    return IdentityReport(ranked.item(), nearest.item(),
+                          same.mean().item(),
+                          different.mean().item(), people, len(shown))
 
 # %% ../../nbs/67_metrics.identity.ipynb #cee8f3b9
 def save_identity(net: IdentityNet, path: str | Path) -> None:
     "Writes the network to `path` (.safetensors), whole or not at all. Its configuration travels in the metadata."
     about = {"kind": "animrepro-identity", "config": json.dumps(asdict(net.config))}
-    with write_atomic(path) as temp: save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
+    with write_atomic(path) as temp:
+        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
 
 def load_identity(path: str | Path, device: str | torch.device = "cpu") -> IdentityNet:
     "The network saved at `path`, ready to embed. Raises `UserError` for a missing, broken or foreign file."
     mend = "train it again with `animrepro identity`"
     try:
-        with safe_open(path, framework="pt") as f: about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, framework="pt") as f:
+            about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError as e: raise UserError(f"{path}: no such file; {mend}") from e
     except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {mend}") from e
     if about.get("kind") != "animrepro-identity": raise UserError(f"{path}: holds no identity network; {mend}")

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from ..blocks import UNet, conv, seeded_init
-from ..core import Count, Length, Positive, Seed, Side, UserError, rng, to_float, torch_generator, typed, write_atomic
+from animrepro.core import (Count, Length, Positive, Seed, Side, UserError, rng, to_float, torch_generator, typed,
+    write_atomic)
 from ..data.puppets import LANDMARKS, Rendered, render, sample_identity, sample_motion
 from ..keypoints import soft_argmax
 from .pixel import blurred, check_pair, noised
@@ -39,7 +40,8 @@ class LandmarkConfig:
 # %% ../../nbs/63_metrics.landmarks.ipynb #76330069
 @dataclass
 class Detection:
-    "Landmarks found in N frames: points `(N, L, 2)`, (x, y) in pixels of those frames, and confidence `(N, L)` in [0, 1] that each can be seen."
+    """Landmarks found in N frames: points `(N, L, 2)`, (x, y) in pixels of those frames, and confidence `(N, L)` in
+    [0, 1] that each can be seen."""
     points: torch.Tensor
     confidence: torch.Tensor
 
@@ -49,7 +51,8 @@ class LandmarkNet(nn.Module):
 
     def __init__(self, config: LandmarkConfig):
         super().__init__()
-        if config.size % 16: raise UserError(f"landmarks.size: {config.size} is no multiple of 16; choose 32, 64, 96, ...")
+        if config.size % 16:
+            raise UserError(f"landmarks.size: {config.size} is no multiple of 16; choose 32, 64, 96, ...")
         self.config = config
         self.unet = UNet(12, config.width, levels=3, ceiling=4 * config.width)
         self.heatmap, self.visible = (conv(self.unet.outputs, len(LANDMARKS)) for _ in range(2))
@@ -81,13 +84,15 @@ POOL_CLIPS = 128
 # %% ../../nbs/63_metrics.landmarks.ipynb #f1d6eb82
 def _fresh_clip(config: LandmarkConfig, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Clip `index` of the endless supply: frames `(T, 3, size, size)`, points `(T, L, 2)` and visibility `(T, L)`."
-    who, how = rng(config.seed, "landmarks", "clip", index).integers(2**31, 2**32, 2).tolist()  # data sets use small seeds
+    # data sets use small seeds
+    who, how = rng(config.seed, "landmarks", "clip", index).integers(2**31, 2**32, 2).tolist()
     clip = render(sample_identity(who), sample_motion(how, 8 * CLIP_FRAMES)[::8], config.size)
     return to_float(clip.frames), torch.from_numpy(clip.landmarks), torch.from_numpy(clip.visible)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #37a1a59b
 def disturbed(frames: torch.Tensor, seed: int) -> torch.Tensor:
-    "Frames `(N, 3, H, W)` with random contrast, brightness and colour, blur on the first half and noise on all: what generated frames suffer from."
+    """Frames `(N, 3, H, W)` with random contrast, brightness and colour, blur on the first half and noise on all:
+    what generated frames suffer from."""
     draw, g = rng(seed, "disturbed"), torch_generator(seed, "disturbed")
     N, half = len(frames), len(frames) // 2
     gain = 1 + 0.25 * (2 * torch.rand(N, 3, 1, 1, generator=g) - 1)
@@ -96,7 +101,8 @@ def disturbed(frames: torch.Tensor, seed: int) -> torch.Tensor:
     return noised((frames - 0.5) * gain + 0.5 + shift, draw.uniform(0, 0.08), seed)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #04597933
-def _landmark_loss(points: torch.Tensor, logits: torch.Tensor, true_points: torch.Tensor, visible: torch.Tensor, size: int) -> torch.Tensor:
+def _landmark_loss(points: torch.Tensor, logits: torch.Tensor, true_points: torch.Tensor, visible: torch.Tensor,
+                   size: int) -> torch.Tensor:
     "Distance in pixels, hidden points at a tenth, plus cross-entropy of visibility."
     distance = (points - true_points).square().sum(-1).add(1e-8).sqrt() * size / 2
     weight = torch.where(visible, 1.0, 0.1)
@@ -104,7 +110,8 @@ def _landmark_loss(points: torch.Tensor, logits: torch.Tensor, true_points: torc
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #45c8332c
 def train_landmarks(config: LandmarkConfig, progress: Callable[[int, float], None] | None = None) -> LandmarkNet:
-    "Trains on puppets that are drawn on the way (CPU). `progress(step, loss)` is called after each step. Same config, same machine: same weights."
+    """Trains on puppets that are drawn on the way (CPU). `progress(step, loss)` is called after each step. Same
+    config, same machine: same weights."""
     net = LandmarkNet(config).to(memory_format=torch.channels_last)  # the order that convolutions compute in
     optimiser = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -128,13 +135,15 @@ def train_landmarks(config: LandmarkConfig, progress: Callable[[int, float], Non
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #4b801b62
 def point_distance(a: torch.Tensor, b: torch.Tensor, per_coordinate: bool = False) -> torch.Tensor:
-    "Distance of points `(..., 2)` -> `(...)`: Euclidean, or the mean of |dx| and |dy| as in the reference code of the FOMM family."
+    """Distance of points `(..., 2)` -> `(...)`: Euclidean, or the mean of |dx| and |dy| as in the reference code of
+    the FOMM family."""
     return (a - b).abs().mean(-1) if per_coordinate else (a - b).norm(dim=-1)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #7003035f
 @dataclass
 class LandmarkReport:
-    "The detector's own error on true landmarks: distances in pixels over visible points, and the share of right answers about visibility."
+    """The detector's own error on true landmarks: distances in pixels over visible points, and the share of right
+    answers about visibility."""
     error: float
     error_per_coordinate: float
     visibility_accuracy: float
@@ -142,11 +151,13 @@ class LandmarkReport:
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #28749cc2
 def evaluate_landmarks(net: LandmarkNet, clips: Iterable[Rendered]) -> LandmarkReport:
-    "Compares detections with the truth of rendered clips. `error` is the mean Euclidean distance; visibility is decided at 0.5."
+    """Compares detections with the truth of rendered clips. `error` is the mean Euclidean distance; visibility is
+    decided at 0.5."""
     errors, coordinate_errors, right, frames = [], [], [], 0
     for clip in clips:
         found = net.detect(to_float(clip.frames))
-        truth, seen = to_pixels(torch.from_numpy(clip.landmarks), *clip.frames.shape[1:3]), torch.from_numpy(clip.visible)
+        truth, seen = to_pixels(torch.from_numpy(clip.landmarks),
+                                *clip.frames.shape[1:3]), torch.from_numpy(clip.visible)
         errors.append(point_distance(found.points, truth)[seen])
         coordinate_errors.append(point_distance(found.points, truth, per_coordinate=True)[seen])
         right.append((found.confidence > 0.5) == seen)
@@ -158,8 +169,13 @@ def evaluate_landmarks(net: LandmarkNet, clips: Iterable[Rendered]) -> LandmarkR
 # %% ../../nbs/63_metrics.landmarks.ipynb #b0724d88
 def save_landmarks(net: LandmarkNet, path: str | Path) -> None:
     "Writes the network to `path` (.safetensors), whole or not at all. Its configuration travels in the metadata."
-    about = {"kind": "animrepro-landmarks", "config": json.dumps(asdict(net.config)), "landmarks": json.dumps(list(LANDMARKS))}
-    with write_atomic(path) as temp: save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
+    about = {
+        "kind": "animrepro-landmarks",
+        "config": json.dumps(asdict(net.config)),
+        "landmarks": json.dumps(list(LANDMARKS))
+    }
+    with write_atomic(path) as temp:
+        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #dbccece9
 def load_landmarks(path: str | Path, device: str | torch.device = "cpu") -> LandmarkNet:
@@ -171,14 +187,17 @@ def load_landmarks(path: str | Path, device: str | torch.device = "cpu") -> Land
     except FileNotFoundError as e: raise UserError(f"{path}: no such file; {mend}") from e
     except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {mend}") from e
     if about.get("kind") != "animrepro-landmarks": raise UserError(f"{path}: holds no landmark network; {mend}")
-    if json.loads(about["landmarks"]) != list(LANDMARKS): raise UserError(f"{path}: was trained for other landmarks; {mend}")
+    if json.loads(about["landmarks"]) != list(LANDMARKS):
+        raise UserError(f"{path}: was trained for other landmarks; {mend}")
     net = LandmarkNet(typed(LandmarkConfig, json.loads(about["config"]), str(path)))
     net.load_state_dict(state)
     return net.eval().to(device)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #a2f76170
-def akd(pred_points: torch.Tensor, true_points: torch.Tensor, both_present: torch.Tensor, per_coordinate: bool = False) -> torch.Tensor:
-    """Average keypoint distance per frame: points `(N, L, 2)` in pixels, `both_present (N, L)` bool -> `(N,)`; NaN where no keypoint is common.
+def akd(pred_points: torch.Tensor, true_points: torch.Tensor, both_present: torch.Tensor,
+        per_coordinate: bool = False) -> torch.Tensor:
+    """Average keypoint distance per frame: points `(N, L, 2)` in pixels, `both_present (N, L)` bool -> `(N,)`; NaN
+    where no keypoint is common.
 
     Euclidean; `per_coordinate` gives the convention of the FOMM family's code (mean of |dx| and |dy|)."""
     distance = point_distance(pred_points, true_points, per_coordinate)
@@ -186,12 +205,15 @@ def akd(pred_points: torch.Tensor, true_points: torch.Tensor, both_present: torc
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #d60414e8
 def mkr(pred_present: torch.Tensor, true_present: torch.Tensor) -> torch.Tensor:
-    "Missing keypoint rate per frame (IW, Table 1): of those present in the true frame, the share absent from the prediction. `(N, L)` bool -> `(N,)`."
+    """Missing keypoint rate per frame (IW, Table 1): of those present in the true frame, the share absent from the
+    prediction. `(N, L)` bool -> `(N,)`."""
     return (true_present & ~pred_present).sum(1) / true_present.sum(1)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #b5619262
-def landmark_scores(detector, pred: torch.Tensor, target: torch.Tensor, threshold: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    "AKD in pixels and MKR per frame, both `(N,)`, of frames `(N, 3, H, W)` in [0, 1]. Both sides go through `detector.detect`, as in the papers."
+def landmark_scores(detector, pred: torch.Tensor, target: torch.Tensor,
+                    threshold: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """AKD in pixels and MKR per frame, both `(N,)`, of frames `(N, 3, H, W)` in [0, 1]. Both sides go through
+    `detector.detect`, as in the papers."""
     pred, target = check_pair(pred, target)
     ours, theirs = detector.detect(pred), detector.detect(target)
     found, expected = ours.confidence >= threshold, theirs.confidence >= threshold

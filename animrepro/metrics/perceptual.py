@@ -14,7 +14,8 @@ from .pixel import check_pair
 from ..weights import find_weights, need_package, optional
 
 # %% ../../nbs/62_metrics.perceptual.ipynb #7b48076c
-BACKBONES = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}  # name in the lpips package: name in the list of weights
+# name in the lpips package: name in the list of weights
+BACKBONES = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}
 
 # %% ../../nbs/62_metrics.perceptual.ipynb #d3968dad
 def _lpips_network(path: Path, net: str) -> torch.nn.Module:
@@ -24,7 +25,9 @@ def _lpips_network(path: Path, net: str) -> torch.nn.Module:
         warnings.simplefilter("ignore")
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    network.net.load_state_dict({name: stored["features." + name.split(".", 1)[1]] for name in network.net.state_dict()})
+    network.net.load_state_dict(
+        {name: stored["features." + name.split(".", 1)[1]]
+         for name in network.net.state_dict()})
     return network.eval().requires_grad_(False)
 
 # %% ../../nbs/62_metrics.perceptual.ipynb #00201e7a
@@ -42,7 +45,10 @@ class Lpips:
     def __call__(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         pred, target = check_pair(pred, target)
         if min(pred.shape[-2:]) < LPIPS_MIN_SIZE:
-            raise UserError(f"LPIPS: frames of {pred.shape[-1]} × {pred.shape[-2]} are too small; use at least {LPIPS_MIN_SIZE} pixels a side")
+            raise UserError(
+                f"LPIPS: frames of {pred.shape[-1]} × {pred.shape[-2]} are too small; use at least {LPIPS_MIN_SIZE}"
+                " pixels a side"
+            )
         return self.network(pred.to(self.device), target.to(self.device), normalize=True).flatten()
 
 # %% ../../nbs/62_metrics.perceptual.ipynb #f9a331a3

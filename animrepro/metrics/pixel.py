@@ -15,12 +15,16 @@ from ..core import UserError, torch_generator
 def check_pair(pred: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Both batches `(N, 3, H, W)` as float32. Raises `UserError` unless their shapes are equal and of that form."
     if pred.shape != target.shape or pred.ndim != 4 or pred.shape[1] != 3:
-        raise UserError(f"metric: prediction {tuple(pred.shape)} and target {tuple(target.shape)} do not fit; give two batches (N, 3, H, W)")
+        raise UserError(
+            f"metric: prediction {tuple(pred.shape)} and target {tuple(target.shape)} do not fit; give two batches (N,"
+            " 3, H, W)"
+        )
     return pred.float(), target.float()
 
 # %% ../../nbs/61_metrics.pixel.ipynb #90859191
 def l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    "Mean absolute error in levels of 0 to 255, `(N, 3, H, W)` -> `(N,)`. The scale of IW, Table 1; divide by 255 for that of FOMM, TPSMM and LIA."
+    """Mean absolute error in levels of 0 to 255, `(N, 3, H, W)` -> `(N,)`. The scale of IW, Table 1; divide by 255
+    for that of FOMM, TPSMM and LIA."""
     pred, target = check_pair(pred, target)
     return 255 * (pred - target).abs().flatten(1).mean(1)
 
@@ -29,14 +33,16 @@ PSNR_CAP = 10 * math.log10(12 * 255**2)  # 58.9 dB: mean square error of roundin
 
 # %% ../../nbs/61_metrics.pixel.ipynb #b02d5426
 def psnr(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    "Peak signal-to-noise ratio in dB, `(N, 3, H, W)` -> `(N,)`; at most `PSNR_CAP`, the floor of 8-bit rounding (58.9 dB)."
+    """Peak signal-to-noise ratio in dB, `(N, 3, H, W)` -> `(N,)`; at most `PSNR_CAP`, the floor of 8-bit rounding
+    (58.9 dB)."""
     pred, target = check_pair(pred, target)
     mse = (pred - target).square().flatten(1).mean(1)
     return -10 * mse.clamp_min(10 ** (-PSNR_CAP / 10)).log10()
 
 # %% ../../nbs/61_metrics.pixel.ipynb #6be84ff0
 def jitter(pred: torch.Tensor, target: torch.Tensor, frames: list[int]) -> torch.Tensor:
-    "Mean absolute error of the change since the frame before, in levels of 0 to 255, `(N, 3, H, W)` -> `(N,)`; NaN where `frames`, the places in the clip, jump. Ours, for TPSMM, section 4.2."
+    """Mean absolute error of the change since the frame before, in levels of 0 to 255, `(N, 3, H, W)` -> `(N,)`; NaN
+    where `frames`, the places in the clip, jump. Ours, for TPSMM, section 4.2."""
     pred, target = check_pair(pred, target)
     change = 255 * (pred - target).diff(dim=0).abs().flatten(1).mean(1)
     follows = torch.tensor(frames, device=change.device).diff() == 1
@@ -60,6 +66,7 @@ def shifted(images: torch.Tensor, pixels: int) -> torch.Tensor:
 
 # %% ../../nbs/61_metrics.pixel.ipynb #1ad75351
 def noised(images: torch.Tensor, sigma: float, seed: int = 0) -> torch.Tensor:
-    "Adds Gaussian noise with standard deviation `sigma` on the [0, 1] scale and clamps. The same seed draws the same pattern."
+    """Adds Gaussian noise with standard deviation `sigma` on the [0, 1] scale and clamps. The same seed draws the
+    same pattern."""
     noise = torch.randn(images.shape, generator=torch_generator(seed, "noise")).to(images)
     return (images + sigma * noise).clamp(0, 1)

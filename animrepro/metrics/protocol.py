@@ -26,7 +26,8 @@ from ..weights import optional
 # %% ../../nbs/69_metrics.protocol.ipynb #090bd029
 @dataclass(frozen=True)
 class Measure:
-    "A metric with all its choices. L1 is stored in levels of 0 to 255; a protocol with `unit` 255 divides by that when it averages."
+    """A metric with all its choices. L1 is stored in levels of 0 to 255; a protocol with `unit` 255 divides by that
+    when it averages."""
     metric: Literal["l1", "psnr", "lpips", "akd", "mkr", "aed"]
     network: str = ""  # a name in `NETWORKS`; none for L1 and PSNR
     shown: Literal["float", "rounded", "truncated"] = "rounded"  # the prediction, as the instrument sees it
@@ -37,7 +38,10 @@ class Measure:
     @property
     def column(self) -> str:
         "Name of its column in rows of scores."
-        choices = [self.network * (self.network != "alex"), self.distance * (self.distance != "euclidean"), self.shown * (self.shown != "rounded"), f"{self.threshold}" * (self.threshold != 0.5)]
+        choices = [
+            self.network * (self.network != "alex"), self.distance * (self.distance != "euclidean"), self.shown *
+            (self.shown != "rounded"), f"{self.threshold}" * (self.threshold != 0.5)
+        ]
         return "_".join([self.metric, *filter(None, choices)])
 
 # %% ../../nbs/69_metrics.protocol.ipynb #444d7243
@@ -46,7 +50,11 @@ NETWORKS: dict[str, Callable] = {
     "mtcnn": Mtcnn, "face68": Face68, "openface": OpenFace,
     "openpose": BodyPose, "rtpose": partial(BodyPose, name="rtpose", keep="last"), "reid": ReId,
 }
-SETS: dict[str, Callable] = {"fid": lambda device: Fid(Inception(device)), "video_fid": lambda device: Fid(VideoFeatures(device))}  # one number for a whole set
+# one number for a whole set
+SETS: dict[str, Callable] = {
+    "fid": lambda device: Fid(Inception(device)),
+    "video_fid": lambda device: Fid(VideoFeatures(device))
+}
 
 # %% ../../nbs/69_metrics.protocol.ipynb #b9ac44cd
 @dataclass
@@ -60,7 +68,10 @@ class Panel:
     def score(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, np.ndarray]:
         "One value per frame and measure for a prediction `(N, 3, H, W)`, not yet rounded, and its target in [0, 1]."
         looks = {}  # no network looks at the same frames twice
-        found = {m.column: _measure(m, prediction, target, self.networks.get(m.network), looks) for m in self.measures if not m.network or m.network in self.networks}
+        found = {
+            m.column: _measure(m, prediction, target, self.networks.get(m.network), looks)
+            for m in self.measures if not m.network or m.network in self.networks
+        }
         return {column: values.cpu().numpy() for column, values in found.items()}
 
 # %% ../../nbs/69_metrics.protocol.ipynb #931269ad
@@ -97,7 +108,8 @@ def _measure(m: Measure, prediction, target, network, looks: dict) -> torch.Tens
     ours, theirs = looks[m.network, m.shown], looks[m.network, "target"]
     if m.metric == "aed": return embedding_distance(ours, theirs, m.distance == "squared")
     found, expected = ours.confidence >= m.threshold, theirs.confidence >= m.threshold
-    return mkr(found, expected) if m.metric == "mkr" else akd(ours.points, theirs.points, found & expected, m.distance == "per_coordinate")
+    return mkr(found, expected) if m.metric == "mkr" else akd(ours.points, theirs.points, found
+                                                              & expected, m.distance == "per_coordinate")
 
 # %% ../../nbs/69_metrics.protocol.ipynb #00787c42
 @dataclass(frozen=True)
@@ -115,51 +127,72 @@ class Protocol:
     def value(self, rows: pd.DataFrame, measure: Measure, sources: int = 1) -> Interval:
         "The paper's number of a measure, in its unit, from rows with clip, sources and the column of the measure."
         part = rows[rows["sources"] == sources]
-        return bootstrap_mean(part[measure.column].to_numpy() / measure.unit, part["clip"].to_numpy(), seed=0, weighting=self.weighting)
+        return bootstrap_mean(part[measure.column].to_numpy() / measure.unit, part["clip"].to_numpy(), seed=0,
+                              weighting=self.weighting)
 
     def summarise(self, rows: pd.DataFrame, sets: dict[str, Fid] = {}) -> pd.DataFrame:
-        "One line per measure that the rows hold, or distance of sets, and number of sources: protocol, sources, metric, value, low, high, clips, frames."
-        if not {"clip", "sources"} <= set(rows): raise UserError("protocol: these rows name no clip and no number of sources; give the rows of an evaluation")
+        """One line per measure that the rows hold, or distance of sets, and number of sources: protocol, sources,
+        metric, value, low, high, clips, frames."""
+        if not {"clip", "sources"} <= set(rows):
+            raise UserError(
+                "protocol: these rows name no clip and no number of sources; give the rows of an evaluation")
         lines = [dict(protocol=self.name, sources=n, metric=m.column, **asdict(self.value(rows, m, n)))
                  for m in self.measures if m.column in rows for n in self.sources if n in set(rows["sources"])]
-        lines += [dict(line, protocol=self.name, metric=name, clips=rows["clip"].nunique()) for name, fid in sets.items() for line in fid.values()]
+        lines += [
+            dict(line, protocol=self.name, metric=name, clips=rows["clip"].nunique()) for name, fid in sets.items()
+            for line in fid.values()
+        ]
         return pd.DataFrame(lines, columns=["protocol", "sources", "metric", "value", "low", "high", "clips", "frames"])
 
 # %% ../../nbs/69_metrics.protocol.ipynb #5ed6f524
-_POSES = (Measure("akd", "face68", "truncated", "per_coordinate"), Measure("akd", "rtpose", "truncated", "per_coordinate"), Measure("mkr", "rtpose", "truncated"))
+_POSES = (Measure("akd", "face68", "truncated",
+                  "per_coordinate"), Measure("akd", "rtpose", "truncated",
+                                             "per_coordinate"), Measure("mkr", "rtpose", "truncated"))
 _FACE_ID, _BODY_ID = Measure("aed", "openface", "truncated", "squared"), Measure("aed", "reid", "truncated", "squared")
 
 IW = Protocol(
     "IW", (1, 2, 3), every_frame=False, max_frames=180, weighting="clip",
     measures=(Measure("psnr"), Measure("l1"), Measure("lpips", "alex"), Measure("akd", "mtcnn"),
               *(Measure(metric, "openpose", threshold=t) for t in (0.1, 0.5) for metric in ("akd", "mkr"))),
-    sets=("fid",), unstated=("which frames are scored", "mean over frames or clips", "AKD: Euclidean or per coordinate", "LPIPS: version and input range", "rounded or not"))
+    sets=("fid", ), unstated=("which frames are scored", "mean over frames or clips",
+                              "AKD: Euclidean or per coordinate", "LPIPS: version and input range", "rounded or not"))
 TPSMM = Protocol("TPSMM", (1,), every_frame=True, max_frames=None, weighting="frame",
                  measures=(Measure("l1", shown="float", unit=255), *_POSES, _FACE_ID, _BODY_ID))
-LIA = Protocol("LIA", (1,), every_frame=True, max_frames=None, weighting="clip",
-               measures=(Measure("l1", shown="float", unit=255), Measure("lpips", "alex", "float"), *_POSES, _FACE_ID),
-               sets=("video_fid",), unstated=("AKD, MKR, AED: mean over frames or clips; their own scripts average over frames",))
+LIA = Protocol("LIA", (1, ), every_frame=True, max_frames=None, weighting="clip", measures=(Measure(
+    "l1", shown="float", unit=255), Measure("lpips", "alex", "float"), *_POSES, _FACE_ID), sets=("video_fid", ),
+               unstated=("AKD, MKR, AED: mean over frames or clips; their own scripts average over frames", ))
 PROTOCOLS = {p.name: p for p in (IW, TPSMM, LIA)}
 
 # %% ../../nbs/69_metrics.protocol.ipynb #56e34013
 DISTORTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
-    "none": (lambda x, level: x, (0,)), "blur": (blurred, (1, 2, 4, 8, 16, 32)), "shift": (shifted, (1, 2, 4, 8)), "noise": (noised, (0.05, 0.1, 0.2)),
+    "none": (lambda x, level: x, (0, )),
+    "blur": (blurred, (1, 2, 4, 8, 16, 32)),
+    "shift": (shifted, (1, 2, 4, 8)),
+    "noise": (noised, (0.05, 0.1, 0.2)),
 }
-CALIBRATED = (Measure("l1"), Measure("psnr"), Measure("lpips", "alex"), Measure("lpips", "squeeze"), Measure("akd", "mtcnn"), Measure("mkr", "mtcnn"))
+CALIBRATED = (Measure("l1"), Measure("psnr"), Measure("lpips", "alex"), Measure("lpips", "squeeze"),
+              Measure("akd", "mtcnn"), Measure("mkr", "mtcnn"))
 
 # %% ../../nbs/69_metrics.protocol.ipynb #60f06be3
 def calibrate(clips: list[torch.Tensor], panel: Panel) -> pd.DataFrame:
-    "Clean mean and interval of each measure for known distortions of clips `(T, 3, H, W)` of one length: distortion, level, metric, value, low, high, clips, frames."
+    """Clean mean and interval of each measure for known distortions of clips `(T, 3, H, W)` of one length:
+    distortion, level, metric, value, low, high, clips, frames."""
     names, lines = np.repeat(np.arange(len(clips)), len(clips[0])), []
     target = torch.cat(clips)
-    variants = [(name, level, distort(target, level)) for name, (distort, levels) in DISTORTIONS.items() for level in levels]
+    variants = [(name, level, distort(target, level)) for name, (distort, levels) in DISTORTIONS.items()
+                for level in levels]
     for name, level, prediction in [*variants, ("other", 1, torch.cat(clips[1:] + clips[:1]))]:
         for metric, values in panel.score(prediction, target).items():
-            lines.append(dict(distortion=name, level=level, metric=metric, **asdict(bootstrap_mean(values, names, seed=0))))
+            lines.append(
+                dict(distortion=name, level=level, metric=metric, **asdict(bootstrap_mean(values, names, seed=0))))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/69_metrics.protocol.ipynb #daa2b9de
 def sample_clips(store: FrameStore, clips: int, frames: int) -> list[torch.Tensor]:
     "Evenly spread frames `(frames, 3, H, W)` of so many clips, those of the test set first."
     chosen = (store.split("test") + store.split("train"))[:clips]
-    return [to_float(store.frames(c, np.linspace(0, store.clips[c].frames - 1, frames).round().astype(int).tolist())) for c in chosen]
+    return [
+        to_float(store.frames(c,
+                              np.linspace(0, store.clips[c].frames - 1, frames).round().astype(int).tolist()))
+        for c in chosen
+    ]

@@ -19,8 +19,8 @@ from ..warp import make_grid
 # %% ../../nbs/40_models.contract.ipynb #a085b35c
 @dataclass
 class Rendering:
-    """A frame `(B, 3, H, W)` in [0, 1], and by name what is worth looking at: flow, shares, masks.
-    `beside (B, C, H, W)`: in training, maps of what the frame should show, for a discriminator that is conditioned on them."""
+    """A frame `(B, 3, H, W)` in [0, 1], and by name what is worth looking at: flow, shares, masks. `beside (B, C, H,
+    W)`: in training, maps of what the frame should show, for a discriminator that is conditioned on them."""
     frame: torch.Tensor
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     beside: torch.Tensor | None = None
@@ -31,15 +31,18 @@ Mode = Literal["absolute", "relative", "avd"]
 class Animator(nn.Module):
     """Base of all methods. A subclass says who it is in the attributes below, and writes the five steps.
     `motion` gives a code that is indexed by frames: `code[2:5]` is the code of three of them."""
-    name: str = ""                            # in params.yaml, scores and weights files; the module of a method has it too
+    # in params.yaml, scores and weights files; the module of a method has it too
+    name: str = ""
     title: str = ""                           # as people call it
-    order: int = 1000                         # place in tables: of two methods the one of lower order is compared with the other
+    # place in tables: of two methods the one of lower order is compared with the other
+    order: int = 1000
     colour: str = "#000000"                   # of its lines in figures
     Config: type                              # a dataclass of its architecture
     smallest: dict = {}                       # the least Config that draws 32 × 32 pictures, for tests
     presets: tuple[str, ...] = ("smoke", "quick", "standard", "paper")  # the scales in its section of params.yaml
     modes: tuple[Mode, ...] = ("absolute",)   # of transfer
-    official: Any = None                      # how `animrepro convert` reads its authors' checkpoint, see `36_converter`
+    # how `animrepro convert` reads its authors' checkpoint, see `36_converter`
+    official: Any = None
     beside: int = 0                           # number of maps that `losses` can show a conditioned discriminator
     several: bool = False                     # made for several sources, not only adapted to them
     set_invariant: bool = True                # promises that the order of sources does not matter
@@ -83,7 +86,8 @@ def reconstruct(self, sources: torch.Tensor, driving: torch.Tensor, extras: bool
 
 @extend(Animator)
 def teachers(self, store: Any) -> dict[str, nn.Module | str]:
-    "Networks that a method's own loss terms need for the clips of a `FrameStore`, by name; in the place of one that is not here, the line that says so."
+    """Networks that a method's own loss terms need for the clips of a `FrameStore`, by name; in the place of one
+    that is not here, the line that says so."""
     return {}
 
 @extend(Animator)
@@ -95,12 +99,15 @@ def check_mode(self, mode: Mode):
 def channels_last(self) -> Animator:
     "The model with all weights in the order that convolutions compute in, of pictures and of volumes."
     for tensor in (*self.parameters(), *self.buffers()):
-        if tensor.dim() in (4, 5): tensor.data = tensor.data.to(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
+        if tensor.dim() in (4, 5):
+            tensor.data = tensor.data.to(
+                memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
     return self
 
 @extend(Animator)
 def finish_training(self, store: Any, config: Any, seed: int, device: torch.device):
-    "What a method trains when all else is trained, on the `FrameStore` it was trained on. `config` is its `MethodConfig`."
+    """What a method trains when all else is trained, on the `FrameStore` it was trained on. `config` is its
+    `MethodConfig`."""
 
 # %% ../../nbs/40_models.contract.ipynb #899e8f9b
 def each_source(x: torch.Tensor, frames: int) -> torch.Tensor:
@@ -139,9 +146,13 @@ class Copy(Animator):
 
 # %% ../../nbs/40_models.contract.ipynb #967dcae0
 def known_methods() -> dict[str, type[Animator]]:
-    "The methods of all loaded modules, by name, in the order of tables. Of two classes with one name that of the package counts."
+    """The methods of all loaded modules, by name, in the order of tables. Of two classes with one name that of the
+    package counts."""
     below = lambda cls: [cls, *(c for sub in cls.__subclasses__() for c in below(sub))]
-    named = [c for c in below(Animator) if vars(c).get("name") and getattr(sys.modules.get(c.__module__), c.__name__, None) is c]
+    named = [
+        c for c in below(Animator)
+        if vars(c).get("name") and getattr(sys.modules.get(c.__module__), c.__name__, None) is c
+    ]
     by_name = {c.name: c for c in sorted(named, key=lambda c: c.__module__.startswith("animrepro.models."))}
     return {c.name: c for c in sorted(by_name.values(), key=lambda c: (c.order, c.name))}
 
@@ -160,27 +171,33 @@ def method_class(name: str) -> type[Animator]:
 
 # %% ../../nbs/40_models.contract.ipynb #fe7fe5dc
 def create_model(name: str, config: dict | None = None, seed: int = 0, where: str = "model") -> Animator:
-    "A method with weights drawn from `seed`. `config` holds fields of the method's `Config`; errors start with `where`."
+    """A method with weights drawn from `seed`. `config` holds fields of the method's `Config`; errors start with
+    `where`."""
     cls = method_class(name)
     config = typed(cls.Config, config, where)
     try: model = cls(config)
-    except (ValueError, RuntimeError, ArithmeticError, IndexError) as e: raise UserError(f"{where}: no model can be made of these values ({e}); change them") from e
+    except (ValueError, RuntimeError, ArithmeticError, IndexError) as e:
+        raise UserError(f"{where}: no model can be made of these values ({e}); change them") from e
     if hasattr(model, "seeded_start"): model.seeded_start(torch_generator(seed, "weights"))
     return model.channels_last()
 
 # %% ../../nbs/40_models.contract.ipynb #4cd739dd
 def check_run(params: Params):
-    """Raises `UserError` unless every method of `run` in `params.yaml` exists and has, at the scale of every data set, a section
-    whose architecture its `Config` accepts. Costs a second, and a misspelled name would cost hours."""
+    """Raises `UserError` unless every method of `run` in `params.yaml` exists and has, at the scale of every data
+    set, a section whose architecture its `Config` accepts. Costs a second, and a misspelled name would cost hours."""
     for dataset in params.run.datasets:
-        if dataset not in params.datasets: raise UserError(f"params.yaml: run.datasets: {dataset}: no such data set; known are {', '.join(params.datasets)}")
+        if dataset not in params.datasets:
+            raise UserError(
+                f"params.yaml: run.datasets: {dataset}: no such data set; known are {', '.join(params.datasets)}")
     named = [(part, name) for part in ("methods", "baselines") for name in getattr(params.run, part)]
     for part, name in named:
         try: cls = method_class(name)
         except UserError as e: raise UserError(f"params.yaml: run.{part}: {e}") from e
-        if sum(name == other for _, other in named) > 1: raise UserError(f"params.yaml: run.{part}: {name} is named twice; once is enough")
+        if sum(name == other for _, other in named) > 1:
+            raise UserError(f"params.yaml: run.{part}: {name} is named twice; once is enough")
         for scale in {params.datasets[d]["scale"] for d in params.run.datasets}:
             where = f"params.yaml: methods.{name}.{scale}"
             section = params.methods.get(name)
-            if not isinstance(section, dict) or not isinstance(section.get(scale), dict): raise UserError(f"{where}: is missing; add it, or use another scale")
+            if not isinstance(section, dict) or not isinstance(section.get(scale), dict):
+                raise UserError(f"{where}: is missing; add it, or use another scale")
             typed(cls.Config, section[scale].get("model"), f"{where}.model")

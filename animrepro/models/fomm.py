@@ -27,7 +27,8 @@ from ..warp import blend, edge_convention, resize_flow, warp, warp_each
 @dataclass
 class Config:
     """Architecture of FOMM. `step` is the factor by which keypoints and flow are coarser than the picture.
-    `align_corners` is the convention of sampling: True for weights of torch before 1.3, such as the authors' own, False for the reference code as it runs today."""
+    `align_corners` is the convention of sampling: True for weights of torch before 1.3, such as the authors' own,
+    False for the reference code as it runs today."""
     size: Side = 256
     keypoints: Length = 10
     jacobian: bool = True
@@ -66,7 +67,8 @@ class AffineDetector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> AffineKeypoints:
         features = self.hourglass(self.small(images))[-1]
-        heat, *maps = (full_precision(x) for x in joined(features, *(head for head in (self.heatmap, self.jacobian) if head is not None)))
+        heat, *maps = (full_precision(x)
+                       for x in joined(features, *(head for head in (self.heatmap, self.jacobian) if head is not None)))
         heat = normalised(heat / self.temperature)
         points = soft_argmax(heat, align_corners=True)
         if self.jacobian is None: return AffineKeypoints(points, None)
@@ -79,7 +81,8 @@ class DenseMotion(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.variance, self.align_corners = config.variance, config.align_corners
-        self.hourglass = Hourglass((config.keypoints + 1) * 4, config.motion_width, config.motion_levels, config.motion_ceiling, config.norm)
+        self.hourglass = Hourglass((config.keypoints + 1) * 4, config.motion_width, config.motion_levels,
+                                   config.motion_ceiling, config.norm)
         head = lambda outputs: conv(self.hourglass.channels[-1], outputs, 7)
         self.contribution, self.occlusion = head(config.keypoints + 1), head(1) if config.occlusion else None
 
@@ -89,14 +92,17 @@ class DenseMotion(nn.Module):
         heat = heatmap_change(source.points, driving.points, h, w, self.variance)
         seen = torch.cat([heat[:, :, None], warp_each(small, maps, self.align_corners)], 2).flatten(1, 2)
         found = self.hourglass(seen)[-1]
-        share, *occlusion = (full_precision(x) for x in joined(found, *(head for head in (self.contribution, self.occlusion) if head is not None)))
+        share, *occlusion = (
+            full_precision(x)
+            for x in joined(found, *(head for head in (self.contribution, self.occlusion) if head is not None)))
         share = share.softmax(1)
         return blend(share, maps), share, occlusion[0].sigmoid() if occlusion else None
 
 # %% ../../nbs/44_models.fomm.ipynb #15abeb35
 @dataclass
 class Source:
-    "Prepared sources: pictures `(B, S, 3, H, W)`, small copies `(B, S, 3, h, w)`, features `(B, S, C, H', W')`, keypoints of all `(B · S, ...)`."
+    """Prepared sources: pictures `(B, S, 3, H, W)`, small copies `(B, S, 3, h, w)`, features `(B, S, C, H', W')`,
+    keypoints of all `(B · S, ...)`."""
     images: torch.Tensor
     small: torch.Tensor
     features: torch.Tensor
@@ -110,8 +116,8 @@ class Fomm(Animator):
     "First Order Motion Model (Siarohin et al. 2019), as the authors' code builds it."
     name, title, order, colour = "fomm", "FOMM", 40, "#009E73"
     Config, modes = Config, ("absolute", "relative")
-    smallest = dict(size=32, keypoints=4, step=2, width=8, levels=2, ceiling=16, padding=3,
-                    motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16, blocks=1, norm="group")
+    smallest = dict(size=32, keypoints=4, step=2, width=8, levels=2, ceiling=16, padding=3, motion_width=8,
+                    motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16, blocks=1, norm="group")
 
     def __init__(self, config: Config):
         super().__init__()
@@ -146,7 +152,9 @@ def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to what the driving frame does not change."
     self.check_size(*sources.shape[-2:])
     flat, batch = sources.flatten(0, 1), sources.shape[:2]
-    return Source(sources, self.small(flat).unflatten(0, batch), self.down(self.first(flat)).unflatten(0, batch), self.detector(flat))
+    return Source(sources,
+                  self.small(flat).unflatten(0, batch),
+                  self.down(self.first(flat)).unflatten(0, batch), self.detector(flat))
 
 # %% ../../nbs/44_models.fomm.ipynb #8c26ca55
 @extend(Fomm)
@@ -164,37 +172,46 @@ def transfer(self, source: Source, motion: AffineKeypoints, start: AffineKeypoin
     if mode == "absolute": return motion
     points = relative_points(source.first.points, motion.points, start.points)
     if motion.jacobians is None: return AffineKeypoints(points, None)
-    return AffineKeypoints(points, torch.linalg.solve(start.jacobians, motion.jacobians, left=False) @ source.first.jacobians)
+    return AffineKeypoints(points,
+                           torch.linalg.solve(start.jacobians, motion.jacobians, left=False) @ source.first.jacobians)
 
 # %% ../../nbs/44_models.fomm.ipynb #09f0ffbc
 @extend(Fomm)
 def render(self, source: Source, motion: AffineKeypoints, extras: bool = False) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and occlusion of the first source."
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and occlusion
+    of the first source."""
     n, s = len(motion.points), source.small.shape[1]
     of_source = source.keypoints.each(lambda x: each_source(x.unflatten(0, (-1, s)), n))
-    flow, share, occlusion = self.dense(each_source(source.small, n), of_source, motion.each(lambda x: each_frame(x, s)))
+    flow, share, occlusion = self.dense(each_source(source.small, n), of_source,
+                                        motion.each(lambda x: each_frame(x, s)))
     features = each_source(source.features, n)
     h, w = features.shape[-2:]
     warped = warp(features, resize_flow(flow, h, w), self.config.align_corners)
-    if occlusion is not None: warped = warped * (occlusion if occlusion.shape[-2:] == (h, w) else F.interpolate(occlusion, (h, w), mode="bilinear"))
+    if occlusion is not None:
+        warped = warped * (occlusion if occlusion.shape[-2:] == (h, w) else F.interpolate(
+            occlusion, (h, w), mode="bilinear"))
     logits = full_precision(self.final(self.up(self.bottleneck(average_sources(warped, s)))))
     if not self.config.carry: frame = logits.sigmoid()
     else:
         images = each_source(source.images, n)
-        frame = retouch(average_sources(warp(images, resize_flow(flow, *images.shape[-2:]), self.config.align_corners), s), logits)
+        frame = retouch(
+            average_sources(warp(images, resize_flow(flow, *images.shape[-2:]), self.config.align_corners), s), logits)
     return Rendering(frame, {k: v[::s] for k, v in self.look(flow, share, occlusion, frame).items()} if extras else {})
 
 @extend(Fomm)
 def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
-    "The extras: `flow (B, H, W, 2)` in this project's convention, `contributions (B, K + 1, h, w)`, `occlusion (B, 1, h, w)`."
+    """The extras: `flow (B, H, W, 2)` in this project's convention, `contributions (B, K + 1, h, w)`, `occlusion (B,
+    1, h, w)`."""
     flow = resize_flow(flow, *frame.shape[-2:])
     found = {"flow": edge_convention(flow) if self.config.align_corners else flow, "contributions": share}
     return found if occlusion is None else found | {"occlusion": occlusion}
 
 # %% ../../nbs/44_models.fomm.ipynb #36f91965
 @extend(Fomm)
-def candidates(self, source: Source, motion: AffineKeypoints, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints `(1, K, n, 2)` of source and frame."
+def candidates(self, source: Source, motion: AffineKeypoints, height: int,
+               width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints
+    `(1, K, n, 2)` of source and frame."""
     maps = sparse_motion(source.first, motion, *source.small.shape[-2:])
     return resize_flow(maps[0], height, width)[None], source.first.points[:, :, None], motion.points[:, :, None]
 
@@ -202,12 +219,14 @@ def candidates(self, source: Source, motion: AffineKeypoints, height: int, width
 @extend(Fomm)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch."
-    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds, criterion.config.deformation, align_corners=True)
+    motion, deformed, deformation = detect_deformed(self.motion, batch.driving, batch.seeds,
+                                                    criterion.config.deformation, align_corners=True)
     rendering = self.render(self.encode(batch.sources), motion)
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     terms["equivariance"] = criterion.config.equivariance * equivariance(motion.points, deformed.points, deformation)
     if motion.jacobians is not None and criterion.config.jacobian:
-        terms["jacobian"] = criterion.config.jacobian * jacobian_equivariance(motion.jacobians, deformed.jacobians, deformed.points, deformation)
+        terms["jacobian"] = criterion.config.jacobian * jacobian_equivariance(motion.jacobians, deformed.jacobians,
+                                                                              deformed.points, deformation)
     return rendering, terms
 
 # %% ../../nbs/44_models.fomm.ipynb #84110747
@@ -257,18 +276,36 @@ class FommParams:
         "The fields of `animrepro.models.fomm.Config`."
         common, detector, generator = self.common_params, self.kp_detector_params, self.generator_params
         dense = generator.dense_motion_params
-        if dense.scale_factor != detector.scale_factor: raise UserError("kp_detector_params and dense_motion_params have different values of scale_factor; we know one for both; use another checkpoint")
-        return dict(keypoints=common.num_kp, jacobian=common.estimate_jacobian, shared_jacobian=detector.single_jacobian_map,
-                    step=to_step(detector.scale_factor), padding=detector.pad, temperature=detector.temperature,
-                    width=detector.block_expansion, ceiling=detector.max_features, levels=detector.num_blocks,
-                    motion_width=dense.block_expansion, motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
+        if dense.scale_factor != detector.scale_factor:
+            raise UserError(
+                "kp_detector_params and dense_motion_params have different values of scale_factor; we know one for"
+                " both; use another checkpoint"
+            )
+        return dict(keypoints=common.num_kp, jacobian=common.estimate_jacobian,
+                    shared_jacobian=detector.single_jacobian_map, step=to_step(detector.scale_factor),
+                    padding=detector.pad, temperature=detector.temperature, width=detector.block_expansion,
+                    ceiling=detector.max_features, levels=detector.num_blocks, motion_width=dense.block_expansion,
+                    motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
                     occlusion=generator.estimate_occlusion_map, variance=dense.kp_variance,
                     features=generator.block_expansion, features_ceiling=generator.max_features,
                     down=generator.num_down_blocks, blocks=generator.num_bottleneck_blocks)
 
 # %% ../../nbs/44_models.fomm.ipynb #3c6a5f00
-Fomm.official = Official({
-    "kp_detector": under("predictor.", "detector.hourglass.", HOURGLASS) | under("", "detector.", {"kp.": "heatmap.", "jacobian.": "jacobian.", "down.weight": "small.kernel"}),
-    "generator": LAYERS | {"bottleneck.r": "bottleneck."} | under("dense_motion_network.hourglass.", "dense.hourglass.", HOURGLASS)
-                 | under("dense_motion_network.", "dense.", {"mask.": "contribution.", "occlusion.": "occlusion."}) | {"dense_motion_network.down.weight": "small.kernel"},
-}, FommParams, mark="num_kp", align_corners=True)
+Fomm.official = Official(
+    {
+        "kp_detector": under("predictor.", "detector.hourglass.", HOURGLASS)
+        | under("", "detector.", {
+            "kp.": "heatmap.",
+            "jacobian.": "jacobian.",
+            "down.weight": "small.kernel"
+        }),
+        "generator": LAYERS | {
+            "bottleneck.r": "bottleneck."
+        } | under("dense_motion_network.hourglass.", "dense.hourglass.", HOURGLASS)
+        | under("dense_motion_network.", "dense.", {
+            "mask.": "contribution.",
+            "occlusion.": "occlusion."
+        }) | {
+            "dense_motion_network.down.weight": "small.kernel"
+        },
+    }, FommParams, mark="num_kp", align_corners=True)

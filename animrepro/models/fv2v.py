@@ -26,17 +26,20 @@ from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..pose import angles_of, binned_angles, pose_network, rotation_matrix
 from ..tps import random_deformation
-from ..volume import Hourglass3d, LiftingHourglass, NormResBlock3d, SameBlock3d, gaussian_volumes, make_volume, soft_argmax_volume, warp_volume, warp_volume_each
+from ..volume import (Hourglass3d, LiftingHourglass, NormResBlock3d, SameBlock3d, gaussian_volumes, make_volume,
+    soft_argmax_volume, warp_volume, warp_volume_each)
 from ..warp import edge_convention, resize_flow
 from ..weights import optional
 
 # %% ../../nbs/46_models.fv2v.ipynb #16901f01
 @dataclass
 class Config:
-    """Architecture of face-vid2vid. `shrink` is the factor by which the keypoint detector sees the picture smaller, `step` the one by which the flow is coarser than the features.
-    `layers` is the number of cells along z. `pose_width` is the width of the first of the pose network's stages, each of which doubles it; `pose_blocks` counts residual blocks per stage.
-    `spade` draws with the reference's newer decoder in the place of the paper's.
-    `align_corners` is the convention of sampling. False is the reference code's; its grids are made for True, so that its identity shrinks the picture by one cell."""
+    """Architecture of face-vid2vid. `shrink` is the factor by which the keypoint detector sees the picture smaller,
+    `step` the one by which the flow is coarser than the features. `layers` is the number of cells along z.
+    `pose_width` is the width of the first of the pose network's stages, each of which doubles it; `pose_blocks`
+    counts residual blocks per stage. `spade` draws with the reference's newer decoder in the place of the paper's.
+    `align_corners` is the convention of sampling. False is the reference code's; its grids are made for True, so
+    that its identity shrinks the picture by one cell."""
     size: Side = 256
     keypoints: Length = 15
     layers: Length = 16
@@ -85,13 +88,16 @@ class CanonicalDetector(nn.Module):
 
 # %% ../../nbs/46_models.fv2v.ipynb #85df6054
 class Bottleneck(nn.Module):
-    "`(B, width, H, W)` to `(B, width, H/stride, W/stride)`: 1 × 1, 3 × 3 and 1 × 1 convolution at a quarter of the width, with a shortcut (He et al. 2015)."
+    """`(B, width, H, W)` to `(B, width, H/stride, W/stride)`: 1 × 1, 3 × 3 and 1 × 1 convolution at a quarter of the
+    width, with a shortcut (He et al. 2015)."""
     def __init__(self, width: int, stride: int, norm: str):
         super().__init__()
         inner = width // 4
-        self.conv1, self.conv2, self.conv3 = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, inner, 3, stride, 1), nn.Conv2d(inner, width, 1)
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, inner, 3, stride,
+                                                                                   1), nn.Conv2d(inner, width, 1)
         self.norm1, self.norm2, self.norm3 = NORMS[norm](inner), NORMS[norm](inner), NORMS[norm](width)
-        self.skip = nn.Sequential(nn.Conv2d(width, width, 1, stride), NORMS[norm](width)) if stride > 1 else nn.Identity()
+        self.skip = nn.Sequential(nn.Conv2d(width, width, 1, stride),
+                                  NORMS[norm](width)) if stride > 1 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
@@ -107,7 +113,8 @@ class Motion:
 
     def each(self, change, *others: "Motion") -> "Motion":
         "The same with `change` applied to each tensor, and to those of `others` beside it."
-        return Motion(*(change(*(getattr(m, name) for m in (self, *others))) for name in ("rotation", "translation", "expression")))
+        return Motion(*(change(*(getattr(m, name) for m in (self, *others)))
+                        for name in ("rotation", "translation", "expression")))
 
     def __getitem__(self, frames) -> "Motion": return self.each(lambda x: x[frames])
 
@@ -121,15 +128,20 @@ class Motion:
 
 # %% ../../nbs/46_models.fv2v.ipynb #f1f1b701
 class PoseEstimator(nn.Module):
-    "Pictures `(B, 3, H, W)` to angles `(B, 3)`, yaw, pitch and roll in degrees, translation `(B, 3)` and expression `(B, K, 3)`."
+    """Pictures `(B, 3, H, W)` to angles `(B, 3)`, yaw, pitch and roll in degrees, translation `(B, 3)` and
+    expression `(B, K, 3)`."""
     def __init__(self, config: Config):
         super().__init__()
         widths = [config.pose_width * 2**i for i in range(len(config.pose_blocks))]
-        self.first = nn.Sequential(nn.Conv2d(3, config.pose_stem, 7, 2, 3), NORMS[config.norm](config.pose_stem), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.first = nn.Sequential(nn.Conv2d(3, config.pose_stem, 7, 2, 3), NORMS[config.norm](config.pose_stem),
+                                   nn.ReLU(), nn.MaxPool2d(3, 2, 1))
         widen = lambda a, b: SameBlock(a, b, config.norm, 1)
-        stage = lambda i: [Bottleneck(widths[i], 2, config.norm)] * (i > 0) + [Bottleneck(widths[i], 1, config.norm) for _ in range(config.pose_blocks[i])]
-        self.stages = nn.Sequential(*(nn.Sequential(widen(a, b), *stage(i)) for i, (a, b) in enumerate(zip([config.pose_stem, *widths], widths))))
-        self.yaw, self.pitch, self.roll, self.translation, self.expression = (nn.Linear(widths[-1], n) for n in 3 * [config.bins] + [3, 3 * config.keypoints])
+        stage = lambda i: [Bottleneck(widths[i], 2, config.norm)] * (
+            i > 0) + [Bottleneck(widths[i], 1, config.norm) for _ in range(config.pose_blocks[i])]
+        self.stages = nn.Sequential(*(nn.Sequential(widen(a, b), *stage(i))
+                                      for i, (a, b) in enumerate(zip([config.pose_stem, *widths], widths))))
+        self.yaw, self.pitch, self.roll, self.translation, self.expression = (nn.Linear(
+            widths[-1], n) for n in 3 * [config.bins] + [3, 3 * config.keypoints])
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.read(full_precision(self.stages(self.first(images)).mean((2, 3))))
@@ -149,19 +161,24 @@ def shifts(source: torch.Tensor, driving: torch.Tensor, shape: tuple[int, int, i
 
 # %% ../../nbs/46_models.fv2v.ipynb #bd920310
 class DenseMotion(nn.Module):
-    "Blends candidate maps: `(flow (B, d, h, w, 3), contributions (B, K + 1, d, h, w), occlusion (B, 1, h, w) or None)`."
+    """Blends candidate maps: `(flow (B, d, h, w, 3), contributions (B, K + 1, d, h, w), occlusion (B, 1, h, w) or
+    None)`."""
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.hourglass = Hourglass3d((config.keypoints + 1) * (config.compress + 1), config.motion_width, config.motion_levels, config.motion_ceiling, config.norm)
-        self.contribution = nn.Conv3d(self.hourglass.outputs, config.keypoints + 1, config.head, padding=config.head // 2)
+        self.hourglass = Hourglass3d((config.keypoints + 1) * (config.compress + 1), config.motion_width,
+                                     config.motion_levels, config.motion_ceiling, config.norm)
+        self.contribution = nn.Conv3d(self.hourglass.outputs, config.keypoints + 1, config.head,
+                                      padding=config.head // 2)
         self.occlusion = conv(self.hourglass.outputs * config.layers, 1, config.head) if config.occlusion else None
 
     def forward(self, compressed: torch.Tensor, source: torch.Tensor, driving: torch.Tensor):
         shape = compressed.shape[-3:]
-        maps, heat = shifts(source, driving, shape), lambda points: gaussian_volumes(points, *shape, self.config.variance, True)
+        maps, heat = shifts(source, driving,
+                            shape), lambda points: gaussian_volumes(points, *shape, self.config.variance, True)
         change = F.pad(heat(driving) - heat(source), (0, 0, 0, 0, 0, 0, 1, 0))  # nothing for the identity
-        seen = torch.cat([change[:, :, None], warp_volume_each(compressed, maps, self.config.align_corners)], 2).flatten(1, 2)
+        seen = torch.cat(
+            [change[:, :, None], warp_volume_each(compressed, maps, self.config.align_corners)], 2).flatten(1, 2)
         found = self.hourglass(seen)
         share = full_precision(self.contribution(found)).softmax(1)
         occlusion = None if self.occlusion is None else full_precision(self.occlusion(found.flatten(1, 2))).sigmoid()
@@ -170,7 +187,8 @@ class DenseMotion(nn.Module):
 # %% ../../nbs/46_models.fv2v.ipynb #7b04673c
 @dataclass
 class Source:
-    "Prepared sources: volumes `(B, S, C, D, H', W')`, a compressed copy `(B, S, c, D, h, w)`, canonical keypoints `(B, S, K, 3)`, the motion code of all `(B · S, ...)`."
+    """Prepared sources: volumes `(B, S, C, D, H', W')`, a compressed copy `(B, S, c, D, h, w)`, canonical keypoints
+    `(B, S, K, 3)`, the motion code of all `(B · S, ...)`."""
     volume: torch.Tensor
     compressed: torch.Tensor
     canonical: torch.Tensor
@@ -186,7 +204,8 @@ class FoldBlock(SameBlock):
 
 # %% ../../nbs/46_models.fv2v.ipynb #41dd1165
 class Spade(nn.Module):
-    "Normalises `x (B, width, H, W)` in each picture and channel, then scales and shifts it by what it sees in `guide (B, C, h, w)`."
+    """Normalises `x (B, width, H, W)` in each picture and channel, then scales and shifts it by what it sees in
+    `guide (B, C, h, w)`."""
     def __init__(self, width: int, guide: int, hidden: int = 128):
         super().__init__()
         self.shared, self.scale, self.shift = conv(guide, hidden), conv(hidden, width), conv(hidden, width)
@@ -197,11 +216,15 @@ class Spade(nn.Module):
 
 # %% ../../nbs/46_models.fv2v.ipynb #d2e19da8
 class SpadeBlock(nn.Module):
-    "Residual block `(B, inputs, H, W)` to `(B, outputs, H, W)`: two times (`Spade`, leaky ReLU, convolution), with a shortcut."
+    """Residual block `(B, inputs, H, W)` to `(B, outputs, H, W)`: two times (`Spade`, leaky ReLU, convolution), with
+    a shortcut."""
     def __init__(self, inputs: int, outputs: int, guide: int):
         super().__init__()
         inner, self.same = min(inputs, outputs), inputs == outputs
-        self.norm1, self.norm2, self.conv1, self.conv2 = Spade(inputs, guide), Spade(inner, guide), conv(inputs, inner), conv(inner, outputs)
+        self.norm1, self.norm2, self.conv1, self.conv2 = Spade(inputs,
+                                                               guide), Spade(inner,
+                                                                             guide), conv(inputs,
+                                                                                          inner), conv(inner, outputs)
         if not self.same: self.skip_norm, self.skip = Spade(inputs, guide), nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
@@ -211,11 +234,13 @@ class SpadeBlock(nn.Module):
 
 # %% ../../nbs/46_models.fv2v.ipynb #1cec2444
 class SpadeDecoder(nn.Module):
-    "Folded features `(B, deep, H, W)` to `(B, 3, 4H, 4W)`, before the sigmoid: six blocks, then two that follow a doubling each."
+    """Folded features `(B, deep, H, W)` to `(B, 3, 4H, 4W)`, before the sigmoid: six blocks, then two that follow a
+    doubling each."""
     def __init__(self, deep: int, wide: int):
         super().__init__()
         self.first, self.last = conv(deep, 2 * deep), conv(wide, 3)
-        self.blocks = nn.ModuleList(SpadeBlock(a, b, deep) for a, b in [(2 * deep, 2 * deep)] * 6 + [(2 * deep, deep), (deep, wide)])
+        self.blocks = nn.ModuleList(
+            SpadeBlock(a, b, deep) for a, b in [(2 * deep, 2 * deep)] * 6 + [(2 * deep, deep), (deep, wide)])
 
     def forward(self, guide: torch.Tensor) -> torch.Tensor:
         x = self.first(guide)
@@ -224,10 +249,12 @@ class SpadeDecoder(nn.Module):
 
 # %% ../../nbs/46_models.fv2v.ipynb #f0c7866c
 class PlainDecoder(nn.Module):
-    "Features `(B, widths[-1], H, W)` to pictures before the sigmoid: residual blocks, a doubling per step of `widths`, and a convolution to 3 channels."
+    """Features `(B, widths[-1], H, W)` to pictures before the sigmoid: residual blocks, a doubling per step of
+    `widths`, and a convolution to 3 channels."""
     def __init__(self, widths: list[int], blocks: int, norm: str):
         super().__init__()
-        self.bottleneck, self.up = nn.Sequential(*bottleneck(widths[-1], blocks, norm)), nn.Sequential(*up_blocks(widths, norm))
+        self.bottleneck, self.up = nn.Sequential(*bottleneck(widths[-1], blocks, norm)), nn.Sequential(
+            *up_blocks(widths, norm))
         self.final = conv(widths[0], 3, 7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor: return self.final(self.up(self.bottleneck(x)))
@@ -237,14 +264,16 @@ class Fv2v(Animator):
     "One-shot free-view neural talking-head synthesis (Wang et al. 2021), as an unofficial repository builds it."
     name, title, order, colour = "fv2v", "face-vid2vid", 60, "#e377c2"
     Config, modes = Config, ("absolute", "relative")
-    smallest = dict(size=32, keypoints=4, layers=4, shrink=2, width=8, levels=2, ceiling=16, pose_stem=8, pose_width=8, pose_blocks=(1, 1), compress=2, motion_width=8,
-                    motion_levels=2, motion_ceiling=16, head=3, volume=4, features=8, features_ceiling=16, down=1, blocks=1, norm="group")
+    smallest = dict(size=32, keypoints=4, layers=4, shrink=2, width=8, levels=2, ceiling=16, pose_stem=8, pose_width=8,
+                    pose_blocks=(1, 1), compress=2, motion_width=8, motion_levels=2, motion_ceiling=16, head=3,
+                    volume=4, features=8, features_ceiling=16, down=1, blocks=1, norm="group")
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.check_size(config.size, config.size)
-        if config.spade and config.down != 2: raise UserError(f"spade: its decoder doubles the grid twice, so down must be 2, not {config.down}")
+        if config.spade and config.down != 2:
+            raise UserError(f"spade: its decoder doubles the grid twice, so down must be 2, not {config.down}")
         widths = doubled(config.features, config.features_ceiling, config.down)
         flat, norm = config.volume * config.layers, config.generator_norm
         self.detector, self.estimator = CanonicalDetector(config), PoseEstimator(config)
@@ -254,7 +283,8 @@ class Fv2v(Animator):
         self.blocks3d = nn.Sequential(*(NormResBlock3d(config.volume, norm) for _ in range(config.blocks)))
         self.compress, self.dense = SameBlock3d(config.volume, config.compress, config.norm, 1), DenseMotion(config)
         self.fold, self.mix = FoldBlock(flat, widths[-1], norm), conv(widths[-1], widths[-1], 1)
-        self.decoder = SpadeDecoder(widths[-1], widths[0]) if config.spade else PlainDecoder(widths, config.blocks, norm)
+        self.decoder = SpadeDecoder(widths[-1], widths[0]) if config.spade else PlainDecoder(
+            widths, config.blocks, norm)
 
 # %% ../../nbs/46_models.fv2v.ipynb #ab92b03f
 @extend(Fv2v)
@@ -302,16 +332,20 @@ def transfer(self, source: Source, motion: Motion, start: Motion, mode: Mode) ->
 # %% ../../nbs/46_models.fv2v.ipynb #abf520c4
 @extend(Fv2v)
 @exact
-def turn(self, motion: Motion, yaw: float | None = None, pitch: float | None = None, roll: float | None = None) -> Motion:
+def turn(self, motion: Motion, yaw: float | None = None, pitch: float | None = None,
+         roll: float | None = None) -> Motion:
     "The motion code with the head turned to the given angles, in degrees; None keeps the frame's own."
     angles = motion.angles
-    wanted = [angles[:, i] if new is None else torch.full_like(angles[:, i], new) for i, new in enumerate((yaw, pitch, roll))]
+    wanted = [
+        angles[:, i] if new is None else torch.full_like(angles[:, i], new) for i, new in enumerate((yaw, pitch, roll))
+    ]
     return replace(motion, rotation=rotation_matrix(torch.stack(wanted, 1)))
 
 # %% ../../nbs/46_models.fv2v.ipynb #bc771328
 @extend(Fv2v)
 def render(self, source: Source, motion: Motion, extras: bool = False) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and occlusion of the first source."
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and occlusion
+    of the first source."""
     n, s = len(motion.translation), source.volume.shape[1]
     points = (self.source_points(source, n), self.driving_points(source, motion))
     flow, share, occlusion = self.dense(each_source(source.compressed, n), *points)
@@ -336,10 +370,12 @@ def bend(self, volume: torch.Tensor, flow: torch.Tensor, occlusion: torch.Tensor
     "Volumes `(B, C, D, H, W)` read through the flow `(B, D, h, w, 3)`, folded flat and dimmed: `(B, C', H, W)`."
     shape = volume.shape[-3:]
     if flow.shape[1:4] != shape:
-        flow = F.interpolate(flow.movedim(-1, 1), shape, mode="trilinear", align_corners=self.config.align_corners).movedim(1, -1)
+        flow = F.interpolate(flow.movedim(-1, 1), shape, mode="trilinear",
+                             align_corners=self.config.align_corners).movedim(1, -1)
     x = self.mix(self.fold(warp_volume(volume, flow, self.config.align_corners).flatten(1, 2)))
     if occlusion is None: return x
-    return x * (occlusion if occlusion.shape[-2:] == shape[1:] else F.interpolate(occlusion, shape[1:], mode="bilinear"))
+    return x * (occlusion
+                if occlusion.shape[-2:] == shape[1:] else F.interpolate(occlusion, shape[1:], mode="bilinear"))
 
 @extend(Fv2v)
 def paint(self, x: torch.Tensor) -> torch.Tensor:
@@ -348,7 +384,8 @@ def paint(self, x: torch.Tensor) -> torch.Tensor:
 
 @extend(Fv2v)
 def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
-    "The extras: `flow (B, H, W, 2)`, in this project's convention, and `contributions (B, K + 1, h, w)`, both the mean over layers, `occlusion (B, 1, h, w)`."
+    """The extras: `flow (B, H, W, 2)`, in this project's convention, and `contributions (B, K + 1, h, w)`, both the
+    mean over layers, `occlusion (B, 1, h, w)`."""
     flow = resize_flow(flow[..., :2].mean(1), *frame.shape[-2:], self.config.align_corners)
     found = {"flow": edge_convention(flow) if self.config.align_corners else flow, "contributions": share.mean(2)}
     return found if occlusion is None else found | {"occlusion": occlusion}
@@ -357,15 +394,21 @@ def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
 @exact
 def keypoint_prior(points: torch.Tensor, reach: float = 0.1, depth: float = 0.33) -> torch.Tensor:
     "How much keypoints `(B, K, 3)` crowd, and depart in depth: mean over the batch (Wang et al., appendix)."
-    near = F.relu(reach - (points[:, :, None] - points[:, None]).square().sum(-1)).sum((1, 2)) - reach * points.shape[1]  # a point is always near itself
+    # a point is always near itself
+    near = F.relu(reach - (points[:, :, None] - points[:, None]).square().sum(-1)).sum((1, 2)) - reach * points.shape[1]
     return (near + (points[..., 2].mean(1) - depth).abs()).mean()
 
 # %% ../../nbs/46_models.fv2v.ipynb #9deb1276
 @extend(Fv2v)
 def teachers(self, store: FrameStore) -> dict[str, nn.Module | str]:
-    "The network that knows head poses: of puppets, whose motion is known, our own, else HopeNet. Where it is missing the term is off, and the run record says so."
+    """The network that knows head poses: of puppets, whose motion is known, our own, else HopeNet. Where it is
+    missing the term is off, and the run record says so."""
     puppets = "motion" in store.clips[0].meta
-    missing = "no pose network of puppets; train it with `animrepro pose`" if puppets else "no weights of HopeNet; `animrepro weights` says where they come from"
+    missing = (
+        "no pose network of puppets; train it with `animrepro pose`"
+        if puppets
+        else "no weights of HopeNet; `animrepro weights` says where they come from"
+    )
     return {"head_pose": optional(pose_network, puppets)[0] or f"off: {missing}"}
 
 # %% ../../nbs/46_models.fv2v.ipynb #5bd2a455
@@ -379,7 +422,8 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     rendering, points = self.render(source, both[:frames]), self.driving_points(source, both[:frames])
     seen = lambda points: points[..., :2].unflatten(0, (frames, -1)).flatten(1, 2)  # of all sources, from the front
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    terms["equivariance"] = criterion.config.equivariance * equivariance(seen(points), seen(self.driving_points(source, both[frames:])), deformation)
+    terms["equivariance"] = criterion.config.equivariance * equivariance(
+        seen(points), seen(self.driving_points(source, both[frames:])), deformation)
     terms["keypoint_prior"] = c.keypoint_prior * keypoint_prior(points)
     terms["deformation"] = c.deformation * both[:frames].expression.abs().sum((1, 2)).mean()
     if teacher := criterion.teachers.get("head_pose"):
@@ -450,24 +494,48 @@ class Fv2vParams:
         "The fields of `animrepro.models.fv2v.Config`."
         common, detector, generator = self.common_params, self.kp_detector_params, self.generator_params
         dense = generator.dense_motion_params
-        if common.estimate_jacobian: raise UserError("estimate_jacobian: our model has keypoints without Jacobians, like the published weights; use another checkpoint")
-        if common.image_channel != 3: raise UserError(f"image_channel {common.image_channel}: our models draw colour pictures, 3 channels; use another checkpoint")
-        if len({generator.reshape_depth, dense.reshape_depth, detector.reshape_depth}) > 1: raise UserError("reshape_depth has different values; we know one for all; use another checkpoint")
-        if generator.max_features != generator.reshape_channel * generator.reshape_depth or generator.reshape_channel != common.feature_channel:
-            raise UserError("max_features is not reshape_channel times reshape_depth, or feature_channel not reshape_channel; use the file as published")
-        return dict(keypoints=common.num_kp, layers=generator.reshape_depth, shrink=to_step(detector.scale_factor), temperature=detector.temperature,
-                    width=detector.block_expansion, ceiling=detector.max_features, levels=detector.num_blocks,
-                    pose_stem=self.he_estimator_params.block_expansion, bins=self.he_estimator_params.num_bins, compress=dense.compress,
-                    motion_width=dense.block_expansion, motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
-                    occlusion=generator.estimate_occlusion_map, volume=generator.reshape_channel, features=generator.block_expansion,
-                    features_ceiling=generator.max_features, down=generator.num_down_blocks, blocks=generator.num_resblocks)
+        if common.estimate_jacobian:
+            raise UserError(
+                "estimate_jacobian: our model has keypoints without Jacobians, like the published weights; use another"
+                " checkpoint"
+            )
+        if common.image_channel != 3:
+            raise UserError(
+                f"image_channel {common.image_channel}: our models draw colour pictures, 3 channels; use another"
+                " checkpoint"
+            )
+        if len({generator.reshape_depth, dense.reshape_depth, detector.reshape_depth}) > 1:
+            raise UserError("reshape_depth has different values; we know one for all; use another checkpoint")
+        if (
+            generator.max_features != generator.reshape_channel * generator.reshape_depth
+            or generator.reshape_channel != common.feature_channel
+        ):
+            raise UserError(
+                "max_features is not reshape_channel times reshape_depth, or feature_channel not reshape_channel; use"
+                " the file as published"
+            )
+        return dict(keypoints=common.num_kp, layers=generator.reshape_depth, shrink=to_step(detector.scale_factor),
+                    temperature=detector.temperature, width=detector.block_expansion, ceiling=detector.max_features,
+                    levels=detector.num_blocks, pose_stem=self.he_estimator_params.block_expansion,
+                    bins=self.he_estimator_params.num_bins, compress=dense.compress, motion_width=dense.block_expansion,
+                    motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
+                    occlusion=generator.estimate_occlusion_map, volume=generator.reshape_channel,
+                    features=generator.block_expansion, features_ceiling=generator.max_features,
+                    down=generator.num_down_blocks, blocks=generator.num_resblocks)
 
 # %% ../../nbs/46_models.fv2v.ipynb #898cfaa1
 def pose_stage(i: int, widen: int, shrink: int, blocks: int, count: int) -> dict[str, str]:
-    "The table of names for stage i of the pose network: convolution `widen`, block `shrink` with stride (0: none), and `count` blocks."
+    """The table of names for stage i of the pose network: convolution `widen`, block `shrink` with stride (0: none),
+    and `count` blocks."""
     inside = [f"block{shrink}."] * (shrink > 0) + [f"block{blocks}.b{blocks}_{n}." for n in range(count)]
     found = {f"conv{widen}.": f"stages.{i}.0.conv.", f"norm{widen}.": f"stages.{i}.0.norm."}
-    for n, at in enumerate(inside, 1): found |= under(at, f"stages.{i}.{n}.", {"skip.": "skip.0.", "norm4.": "skip.1.", "conv": "conv", "norm": "norm"})
+    for n, at in enumerate(inside, 1):
+        found |= under(at, f"stages.{i}.{n}.", {
+            "skip.": "skip.0.",
+            "norm4.": "skip.1.",
+            "conv": "conv",
+            "norm": "norm"
+        })
     return found
 
 # %% ../../nbs/46_models.fv2v.ipynb #21bbe7c4
@@ -475,23 +543,64 @@ SPADE_NORM = {"mlp_shared.0.": "shared.", "mlp_gamma.": "scale.", "mlp_beta.": "
 SPADE_BLOCK = ({"conv_0.": "conv1.", "conv_1.": "conv2.", "conv_s.": "skip."} | under("norm_0.", "norm1.", SPADE_NORM)
                | under("norm_1.", "norm2.", SPADE_NORM) | under("norm_s.", "skip_norm.", SPADE_NORM))
 SPADE = {"decoder.fc.": "decoder.first.", "decoder.conv_img.": "decoder.last."}
-for i, name in enumerate(["G_middle_0", "G_middle_1", "G_middle_2", "G_middle_3", "G_middle_4", "G_middle_5", "up_0", "up_1"]):
+for i, name in enumerate(
+    ["G_middle_0", "G_middle_1", "G_middle_2", "G_middle_3", "G_middle_4", "G_middle_5", "up_0", "up_1"]):
     SPADE |= under(f"decoder.{name}.", f"decoder.blocks.{i}.", SPADE_BLOCK)
 
 def without_spectral_norm(networks: Networks) -> Networks:
     "The networks with weights in the place of what spectral normalisation makes them of."
     state = networks["generator"]
-    sizes = {k: state[f"{k}_u"] @ (state[f"{k}_orig"].flatten(1) @ state[f"{k}_v"]) for k in (k.removesuffix("_orig") for k in state if k.endswith(".weight_orig"))}
-    kept = {k: v for k, v in state.items() if k.removesuffix("_orig").removesuffix("_u").removesuffix("_v") not in sizes}
+    sizes = {
+        k: state[f"{k}_u"] @ (state[f"{k}_orig"].flatten(1) @ state[f"{k}_v"])
+        for k in (k.removesuffix("_orig") for k in state if k.endswith(".weight_orig"))
+    }
+    kept = {
+        k: v
+        for k, v in state.items() if k.removesuffix("_orig").removesuffix("_u").removesuffix("_v") not in sizes
+    }
     return networks | {"generator": kept | {k: state[f"{k}_orig"] / size for k, size in sizes.items()}}
 
 # %% ../../nbs/46_models.fv2v.ipynb #dd1fa847
-Fv2v.official = Official({
-    "kp_detector": under("predictor.", "detector.hourglass.", {"down_blocks.down": "down.", "conv.": "lift.", "up_blocks.up": "up."}) | under("", "detector.", {"kp.": "heatmap.", "down.weight": "small.kernel"}),
-    "he_estimator": under("", "estimator.", {"conv1.": "first.0.", "norm1.": "first.1."} | pose_stage(0, 2, 0, 1, 3) | pose_stage(1, 3, 2, 3, 3) | pose_stage(2, 4, 4, 5, 5) | pose_stage(3, 5, 6, 7, 2)
-                          | {"fc_roll.": "yaw.", "fc_pitch.": "pitch.", "fc_yaw.": "roll.", "fc_t.": "translation.", "fc_exp.": "expression."}),
-    "generator": SPADE | LAYERS | {"second.": "lift.", "resblocks_3d.3dr": "blocks3d.", "third.": "fold.", "fourth.": "mix."}
-                 | under("", "decoder.", {"resblocks_2d.2dr": "bottleneck.", "up_blocks.": "up.", "final.": "final."})
-                 | under("dense_motion_network.hourglass.", "dense.hourglass.", HOURGLASS | {"decoder.": "last."})
-                 | under("dense_motion_network.", "", {"mask.": "dense.contribution.", "occlusion.": "dense.occlusion.", "compress.": "compress.conv.", "norm.": "compress.norm."}),
-}, Fv2vParams, mark="feature_channel", arrange=without_spectral_norm, tells=lambda networks: {"spade": "decoder.fc.weight" in networks["generator"]})
+Fv2v.official = Official(
+    {
+        "kp_detector": under("predictor.", "detector.hourglass.", {
+            "down_blocks.down": "down.",
+            "conv.": "lift.",
+            "up_blocks.up": "up."
+        }) | under("", "detector.", {
+            "kp.": "heatmap.",
+            "down.weight": "small.kernel"
+        }),
+        "he_estimator": under("", "estimator.", {
+            "conv1.": "first.0.",
+            "norm1.": "first.1."
+        } | pose_stage(0, 2, 0, 1, 3) | pose_stage(1, 3, 2, 3, 3) | pose_stage(2, 4, 4, 5, 5)
+                              | pose_stage(3, 5, 6, 7, 2)
+                              | {
+                                  "fc_roll.": "yaw.",
+                                  "fc_pitch.": "pitch.",
+                                  "fc_yaw.": "roll.",
+                                  "fc_t.": "translation.",
+                                  "fc_exp.": "expression."
+                              }),
+        "generator": SPADE | LAYERS | {
+            "second.": "lift.",
+            "resblocks_3d.3dr": "blocks3d.",
+            "third.": "fold.",
+            "fourth.": "mix."
+        }
+        | under("", "decoder.", {
+            "resblocks_2d.2dr": "bottleneck.",
+            "up_blocks.": "up.",
+            "final.": "final."
+        })
+        | under("dense_motion_network.hourglass.", "dense.hourglass.", HOURGLASS | {"decoder.": "last."})
+        | under(
+            "dense_motion_network.", "", {
+                "mask.": "dense.contribution.",
+                "occlusion.": "dense.occlusion.",
+                "compress.": "compress.conv.",
+                "norm.": "compress.norm."
+            }),
+    }, Fv2vParams, mark="feature_channel", arrange=without_spectral_norm,
+    tells=lambda networks: {"spade": "decoder.fc.weight" in networks["generator"]})

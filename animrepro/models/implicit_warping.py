@@ -24,8 +24,8 @@ from ..warp import make_grid, resize
 # %% ../../nbs/41_models.implicit_warping.ipynb #acfeacea
 @dataclass
 class Config:
-    """Architecture of Implicit Warping; `size` is the side of the training pictures, a multiple of `cell` · 2**levels. A cell of the
-    attention's grid is `cell` pixels wide."""
+    """Architecture of Implicit Warping; `size` is the side of the training pictures, a multiple of `cell` ·
+    2**levels. A cell of the attention's grid is `cell` pixels wide."""
     size: Side = 64
     cell: Literal[2, 4] = 4
     keypoints: Length = 20
@@ -61,7 +61,8 @@ class SpatialEncoder(nn.Module):
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #d1aaaff4
 def value_encoder(config: Config) -> nn.Sequential:
-    "Three layers, two of them downsampling (one for cells of 2 pixels): `(B, 3, H, W)` to `(B, D', h, w)` (IW appendix C)."
+    """Three layers, two of them downsampling (one for cells of 2 pixels): `(B, 3, H, W)` to `(B, D', h, w)` (IW
+    appendix C)."""
     d, halve = config.values, lambda a, b: nn.Conv2d(a, b, 4, stride=2, padding=1)
     middle, level = halve if config.cell == 4 else conv, norm if config.value_norm else lambda width: nn.Identity()
     first, second = (conv(3, d // 4), level(d // 4), nn.ReLU()), (middle(d // 4, d // 2), level(d // 2), nn.ReLU())
@@ -74,14 +75,16 @@ def channels(config: Config) -> int:
 
 def decoder(config: Config) -> nn.Sequential:
     "Warped features `(B, C, h, w)` to the logits of a frame, `(B, 3, H, W)` (IW appendix C)."
-    widths = [channels(config), *(config.values // 2**i for i in range(1, config.cell.bit_length()))]  # one halving for cells of 2 pixels, two for 4
+    # one halving for cells of 2 pixels, two for 4
+    widths = [channels(config), *(config.values // 2**i for i in range(1, config.cell.bit_length()))]
     up = [UpBlock(a, b, config.upsample) for a, b in zip(widths, widths[1:])]
     return nn.Sequential(*(ResBlock(widths[0]) for _ in range(config.blocks)), *up, conv(widths[-1], 3, 7))
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #15abeb35
 @dataclass
 class Source:
-    "Prepared sources: key tokens `(B, N, D)`, value tokens `(B, N, C)` with N = S h w + extra, the keypoints of the first source, S and the grid."
+    """Prepared sources: key tokens `(B, N, D)`, value tokens `(B, N, C)` with N = S h w + extra, the keypoints of
+    the first source, S and the grid."""
     keys: torch.Tensor
     values: torch.Tensor
     first: Keypoints
@@ -98,13 +101,19 @@ class ImplicitWarping(Animator):
     def __init__(self, config: Config):
         super().__init__()
         multiple = self.multiple(config)
-        if config.size % multiple: raise UserError(f"size {config.size}: must be a multiple of {multiple} for {config.levels} levels; change size or levels")
+        if config.size % multiple:
+            raise UserError(
+                f"size {config.size}: must be a multiple of {multiple} for {config.levels} levels; change size or"
+                " levels"
+            )
         self.config, self.top_k = config, None
-        self.detector = KeypointDetector(config.keypoints, config.detector_width, config.detector_levels, config.ceiling, config.temperature, config.detector_step, config.spread)
+        self.detector = KeypointDetector(config.keypoints, config.detector_width, config.detector_levels,
+                                         config.ceiling, config.temperature, config.detector_step, config.spread)
         self.query = SpatialEncoder(config.keypoints, config)
         self.key = SpatialEncoder(config.keypoints + 3, config)
         self.value = value_encoder(config)
-        self.attention = CrossAttention(config.features, channels(config), config.size // config.cell, config.extra, config.residual, config.position_scale)
+        self.attention = CrossAttention(config.features, channels(config), config.size // config.cell, config.extra,
+                                        config.residual, config.position_scale)
         self.decoder = decoder(config)
 
     def seeded_start(self, generator: torch.Generator):
@@ -113,7 +122,8 @@ class ImplicitWarping(Animator):
         self.detector.seeded_start(generator)
         self.attention.seeded_start(generator)
         if not self.config.patches: return
-        for layer in (self.decoder[-1], *([self.attention.mlp[-1]] if self.config.residual else [])): constant_start(layer, (0.0,))
+        for layer in (self.decoder[-1], *([self.attention.mlp[-1]] if self.config.residual else [])):
+            constant_start(layer, (0.0,))
 
     def motion_numbers(self) -> int:
         "Three per keypoint: x, y and strength (the paper's comparison with the 6 of FOMM)."
@@ -128,14 +138,18 @@ class ImplicitWarping(Animator):
         "Raises `UserError` where the picture does not fit the U-nets."
         multiple = self.multiple(self.config)
         if images.shape[-1] % multiple or images.shape[-2] % multiple:
-            raise UserError(f"pictures of {images.shape[-1]} × {images.shape[-2]}: both sides must be multiples of {multiple}; resize them")
+            raise UserError(
+                f"pictures of {images.shape[-1]} × {images.shape[-2]}: both sides must be multiples of {multiple};"
+                " resize them"
+            )
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #b3ade96d
 @extend(ImplicitWarping)
 def appearance(self, pictures: torch.Tensor) -> torch.Tensor:
     "What is warped: values of pictures `(B, 3, H, W)`, and with `patches` the pixels of each cell: `(B, C, h, w)`."
     values = self.value(pictures)
-    return torch.cat([values, F.pixel_unshuffle(pictures.to(values.dtype), self.config.cell)], 1) if self.config.patches else values
+    return torch.cat([values, F.pixel_unshuffle(pictures.to(values.dtype), self.config.cell)],
+                     1) if self.config.patches else values
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #e87674db
 WHOLE_PIXELS = 2**20  # so many go through the value encoder at once, whose first layers have the size of the picture
@@ -179,7 +193,8 @@ def transfer(self, source: Source, motion: Keypoints, start: Keypoints, mode: Mo
 # %% ../../nbs/41_models.implicit_warping.ipynb #bb9ca3ad
 @extend(ImplicitWarping)
 def paint(self, warped: torch.Tensor) -> torch.Tensor:
-    "Frames `(B, 3, H, W)` from what was warped, `(B, C, h, w)`. With `patches` the decoder changes the picture that came along."
+    """Frames `(B, 3, H, W)` from what was warped, `(B, C, h, w)`. With `patches` the decoder changes the picture
+    that came along."""
     logits = full_precision(self.decoder(warped))
     if not self.config.patches: return logits.sigmoid()
     arrived = F.pixel_shuffle(full_precision(warped[:, self.config.values:]), self.config.cell)
@@ -187,8 +202,10 @@ def paint(self, warped: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #09f0ffbc
 @extend(ImplicitWarping)
-def render(self, source: Source, motion: Keypoints, extras: bool = False, keep: torch.Tensor | None = None) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds `flow (B, h, w, 2)` and `shares (B, S + 1, h, w)`."
+def render(self, source: Source, motion: Keypoints, extras: bool = False,
+           keep: torch.Tensor | None = None) -> Rendering:
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds `flow (B, h, w, 2)` and `shares
+    (B, S + 1, h, w)`."""
     query = self.query(motion.maps(*source.grid, self.config.variance))
     warped = self.attention(query, source.keys, source.values, keep, self.top_k)
     found = self.look(source, query) if extras else {}
@@ -203,7 +220,9 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
     cells = torch.cat([make_grid(h, w).flatten(0, 1).repeat(s, 1), torch.zeros(extra, 2)])
     owner = torch.eye(s + 1)[[i for i in range(s) for _ in range(h * w)] + [s] * extra]
     keys, values = full_precision(source.keys), torch.cat([cells, owner], 1).to(query.device)
-    found = attend(self.attention.queries(query).to(keys.dtype), keys, values.to(keys.dtype).expand(len(keys), -1, -1), top_k=self.top_k)
+    found = attend(
+        self.attention.queries(query).to(keys.dtype), keys,
+        values.to(keys.dtype).expand(len(keys), -1, -1), top_k=self.top_k)
     real = found[..., 2:-1].sum(-1, keepdim=True).clamp_min(1e-6)
     return {"flow": (found[..., :2] / real).unflatten(1, (h, w)), "shares": found[..., 2:].mT.unflatten(2, (h, w))}
 
@@ -211,7 +230,8 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
 @extend(ImplicitWarping)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (IW appendix D)."
-    deformation, n = random_deformation(batch.seeds, batch.driving.device, criterion.config.deformation), len(batch.driving)
+    deformation, n = random_deformation(batch.seeds, batch.driving.device,
+                                        criterion.config.deformation), len(batch.driving)
     found = self.motion(torch.cat([batch.driving, deformation.images(batch.driving), batch.sources.flatten(0, 1)]))
     motion, deformed, source = found[:n], found[n:2 * n], self.prepare(batch.sources, found[2 * n:])
     rendering = self.render(source, motion, keep=self.keep(batch, source))

@@ -21,14 +21,15 @@ from ..dictionary import Dictionary
 from ..losses import Criterion
 from ..converter import Official, translate, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
-from ..stylegan import ConvLayer, Equalised, EqualLinear, ModulatedConv, ResBlock, StyledConv, Upsample, channels, seeded_normal
+from ..stylegan import (ConvLayer, Equalised, EqualLinear, ModulatedConv, ResBlock, StyledConv, Upsample,
+    channels, seeded_normal)
 from ..warp import make_grid, warp
 
 # %% ../../nbs/43_models.lia.ipynb #acfeacea
 @dataclass
 class Config:
-    """Architecture of LIA; defaults are the authors'. `width` is the dimension of the latent space, `directions` the number M of the dictionary.
-    Feature maps number `multiplier` · 16384 / resolution, at most `ceiling`."""
+    """Architecture of LIA; defaults are the authors'. `width` is the dimension of the latent space, `directions` the
+    number M of the dictionary. Feature maps number `multiplier` · 16384 / resolution, at most `ceiling`."""
     size: Side = 256
     width: Length = 512
     directions: Length = 20
@@ -55,11 +56,13 @@ class Encoder(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         features = [self.first(2 * images - 1)]
         for block in self.blocks: features.append(block(features[-1]))
-        return full_precision(F.linear(features.pop().flatten(1) * self.code.scale, self.code.weight.flatten(1))), features[::-1]
+        return full_precision(F.linear(features.pop().flatten(1) * self.code.scale,
+                                       self.code.weight.flatten(1))), features[::-1]
 
 # %% ../../nbs/43_models.lia.ipynb #5b0fbdca
 class Level(nn.Module):
-    "One level of the generator (LIA, Fig. 8b): doubles the grid of features, gives logits of flow and mask `(B, 3, h, w)`, and colours."
+    """One level of the generator (LIA, Fig. 8b): doubles the grid of features, gives logits of flow and mask `(B, 3,
+    h, w)`, and colours."""
     def __init__(self, inputs: int, outputs: int, style: int):
         super().__init__()
         self.up, self.conv = StyledConv(inputs, outputs, style, up=True), StyledConv(outputs, outputs, style)
@@ -81,14 +84,16 @@ class Level(nn.Module):
 # %% ../../nbs/43_models.lia.ipynb #fdc74061
 @exact
 def flow_and_mask(logits: torch.Tensor, align_corners: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    "Logits `(B, 3, h, w)` to the map `(B, h, w, 2)`, where to read the source, and the mask `(B, 1, h, w)` (LIA, section 3.2)."
+    """Logits `(B, 3, h, w)` to the map `(B, h, w, 2)`, where to read the source, and the mask `(B, 1, h, w)` (LIA,
+    section 3.2)."""
     grid = make_grid(*logits.shape[-2:], align_corners, logits.dtype).to(logits.device)
     return grid + logits[:, :2].tanh().movedim(1, -1), logits[:, 2:].sigmoid()
 
 # %% ../../nbs/43_models.lia.ipynb #15abeb35
 @dataclass
 class Source:
-    "Prepared sources: latent codes `(B, S, D)`, features `(B, S, C, h, w)` coarse to fine, magnitudes `(B, S, M)` of their own pose."
+    """Prepared sources: latent codes `(B, S, D)`, features `(B, S, C, h, w)` coarse to fine, magnitudes `(B, S, M)`
+    of their own pose."""
     code: torch.Tensor
     features: list[torch.Tensor]
     magnitudes: torch.Tensor
@@ -109,8 +114,11 @@ class Lia(Animator):
 
     def __init__(self, config: Config):
         super().__init__()
-        if config.size < 32 or config.size > 512 or config.size & (config.size - 1): raise UserError(f"size {config.size}: LIA draws pictures of 32, 64, 128, 256 or 512; use one of these")
-        if config.directions > config.width: raise UserError(f"directions {config.directions}: no more than width {config.width} can be orthogonal; use fewer")
+        if config.size < 32 or config.size > 512 or config.size & (config.size - 1):
+            raise UserError(f"size {config.size}: LIA draws pictures of 32, 64, 128, 256 or 512; use one of these")
+        if config.directions > config.width:
+            raise UserError(
+                f"directions {config.directions}: no more than width {config.width} can be orthogonal; use fewer")
         self.config, d = config, config.width
         self.encoder, self.dictionary = Encoder(config), Dictionary(d, config.directions, config.dictionary)
         self.head = nn.Sequential(*(EqualLinear(d, d) for _ in range(4)), EqualLinear(d, self.dictionary.numbers))
@@ -153,7 +161,8 @@ def magnitudes(self, code: torch.Tensor) -> torch.Tensor:
 def checked(self, images: torch.Tensor) -> torch.Tensor:
     "The same pictures; raises `UserError` unless they have the size that the model was built for."
     h, w = images.shape[-2:]
-    if h != self.config.size or w != self.config.size: raise UserError(f"pictures of {w} × {h}: this model draws {self.config.size} × {self.config.size}; resize them")
+    if h != self.config.size or w != self.config.size:
+        raise UserError(f"pictures of {w} × {h}: this model draws {self.config.size} × {self.config.size}; resize them")
     return images
 
 # %% ../../nbs/43_models.lia.ipynb #53cc6086
@@ -172,7 +181,8 @@ def reference(self, source: Source) -> Motion:
 # %% ../../nbs/43_models.lia.ipynb #6508acdc
 @extend(Lia)
 def paint(self, source: Source, motion: Motion) -> tuple[torch.Tensor, list[tuple]]:
-    "Frames `(B, 3, H, W)`, not yet limited to [0, 1], and (map, mask) of each level, coarse to fine, for `frames · S` pairs."
+    """Frames `(B, 3, H, W)`, not yet limited to [0, 1], and (map, mask) of each level, coarse to fine, for `frames ·
+    S` pairs."""
     n, s = len(motion.magnitudes), source.code.shape[1]
     style = each_source(source.code, n) + each_frame(self.dictionary(motion.magnitudes), s)
     x = self.first(self.constant.expand(n * s, -1, -1, -1), style)
@@ -189,7 +199,8 @@ def paint(self, source: Source, motion: Motion) -> tuple[torch.Tensor, list[tupl
 # %% ../../nbs/43_models.lia.ipynb #09f0ffbc
 @extend(Lia)
 def render(self, source: Source, motion: Motion, extras: bool = False) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds the flow and the masks of the first source."
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds the flow and the masks of the
+    first source."""
     frame, found = self.paint(source, motion)
     if not extras: return Rendering(frame.clamp(0, 1))
     looks = {"flow": found[-1][0]} | {f"mask{i}": mask for i, (_, mask) in enumerate(found)}
@@ -204,30 +215,56 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
 
 # %% ../../nbs/43_models.lia.ipynb #39bd9787
 def lia_config(state: dict[str, torch.Tensor], path: str | Path) -> dict:
-    "The fields of `Config`, from the shapes of the authors' tensors. What shapes do not tell has the authors' value by default."
+    """The fields of `Config`, from the shapes of the authors' tensors. What shapes do not tell has the authors'
+    value by default."""
     def shape(name: str, axes: int) -> torch.Size:
-        if name not in state or state[name].dim() != axes: raise UserError(f"{path}: gen holds no {name} with {axes} axes; give a checkpoint of lia by its authors")
+        if name not in state or state[name].dim() != axes:
+            raise UserError(f"{path}: gen holds no {name} with {axes} axes; give a checkpoint of lia by its authors")
         return state[name].shape
     (width, directions), ceiling = shape("dec.direction.weight", 2), shape("dec.input.input", 4)[1]
     size = 4 << sum(fnmatch(name, "dec.to_flows.*.conv.weight") for name in state)
-    return dict(size=size, width=width, directions=directions, ceiling=ceiling, multiplier=shape("enc.net_app.convs.0.0.weight", 4)[0] * size / 64 / 256)
+    return dict(size=size, width=width, directions=directions, ceiling=ceiling,
+                multiplier=shape("enc.net_app.convs.0.0.weight", 4)[0] * size / 64 / 256)
 
 # %% ../../nbs/43_models.lia.ipynb #407299d8
-LIA_BLOCK = {"conv1.0.": "conv1.", "conv1.1.": "conv1.", "conv2.0.": "conv2.blur.", "conv2.1.": "conv2.", "conv2.2.": "conv2.", "skip.0.": "blur.", "skip.1.": "skip."}
+LIA_BLOCK = {
+    "conv1.0.": "conv1.",
+    "conv1.1.": "conv1.",
+    "conv2.0.": "conv2.blur.",
+    "conv2.1.": "conv2.",
+    "conv2.2.": "conv2.",
+    "skip.0.": "blur.",
+    "skip.1.": "skip."
+}
 LIA_STYLED = {"conv.": "conv.", "activate.": ""}
 
 def lia_level(i: int) -> dict[str, str]:
-    "The table for encoder block and generator level number i of LIA, and for the encoder's last convolution if that comes after block i."
-    return (under(f"enc.net_app.convs.{i + 1}.", f"encoder.blocks.{i}.", LIA_BLOCK) | {f"enc.net_app.convs.{i + 2}.weight": "encoder.code.weight"}
-            | under(f"dec.convs.{2 * i}.", f"levels.{i}.up.", LIA_STYLED) | under(f"dec.convs.{2 * i + 1}.", f"levels.{i}.conv.", LIA_STYLED)
-            | under(f"dec.to_flows.{i}.", "", {"bias": f"levels.{i}.flow_bias", "conv.": f"levels.{i}.flow.", "upsample.": "upsample."})
-            | under(f"dec.to_rgbs.{i}.", "", {"bias": f"levels.{i}.rgb_bias", "conv.0.": f"levels.{i}.rgb.", "conv.1.": f"levels.{i}.rgb.", "upsample.": "upsample."}))
+    """The table for encoder block and generator level number i of LIA, and for the encoder's last convolution if
+    that comes after block i."""
+    return (under(f"enc.net_app.convs.{i + 1}.", f"encoder.blocks.{i}.", LIA_BLOCK) | {
+        f"enc.net_app.convs.{i + 2}.weight": "encoder.code.weight"
+    }
+            | under(f"dec.convs.{2 * i}.", f"levels.{i}.up.", LIA_STYLED)
+            | under(f"dec.convs.{2 * i + 1}.", f"levels.{i}.conv.", LIA_STYLED)
+            | under(f"dec.to_flows.{i}.", "", {
+                "bias": f"levels.{i}.flow_bias",
+                "conv.": f"levels.{i}.flow.",
+                "upsample.": "upsample."
+            })
+            | under(
+                f"dec.to_rgbs.{i}.", "", {
+                    "bias": f"levels.{i}.rgb_bias",
+                    "conv.0.": f"levels.{i}.rgb.",
+                    "conv.1.": f"levels.{i}.rgb.",
+                    "upsample.": "upsample."
+                }))
 
 # %% ../../nbs/43_models.lia.ipynb #16ec3c25
 LIA_IDLE = ("dec.to_rgb1.*", "dec.*.noise.weight")
 
 def rearranged(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    "A tensor of LIA as our layers hold it: biases `(1, C, 1, 1)` as `(C)`, modulated weights `(1, O, I, k, k)` as `(O, I, k, k)`, inputs first where the grid doubles."
+    """A tensor of LIA as our layers hold it: biases `(1, C, 1, 1)` as `(C)`, modulated weights `(1, O, I, k, k)` as
+    `(O, I, k, k)`, inputs first where the grid doubles."""
     if name.endswith("bias") and tensor.dim() == 4: return tensor.squeeze((0, 2, 3))
     if tensor.dim() != 5: return tensor
     return tensor.squeeze(0).transpose(0, 1) if re.match(r"dec\.convs\.\d*[02468]\.", name) else tensor.squeeze(0)
@@ -237,7 +274,18 @@ def lia_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: rearranged(k, v) for k, v in state.items() if not any(fnmatch(k, idle) for idle in LIA_IDLE)}
 
 # %% ../../nbs/43_models.lia.ipynb #221e6161
-Lia.official = Official({
-    "gen": {"enc.net_app.convs.0.0.": "encoder.first.", "enc.net_app.convs.0.1.": "encoder.first.", "enc.fc.": "head.", "dec.direction.": "dictionary.",
-            "dec.input.input": "constant"} | under("dec.conv1.", "first.", LIA_STYLED) | {a: b for i in range(7) for a, b in lia_level(i).items()},
-}, shapes=lambda networks, path: lia_config(networks["gen"], path), arrange=lambda networks: {"gen": lia_tensors(networks["gen"])})
+Lia.official = Official(
+    {
+        "gen": {
+            "enc.net_app.convs.0.0.": "encoder.first.",
+            "enc.net_app.convs.0.1.": "encoder.first.",
+            "enc.fc.": "head.",
+            "dec.direction.": "dictionary.",
+            "dec.input.input": "constant"
+        } | under("dec.conv1.", "first.", LIA_STYLED) | {
+            a: b
+            for i in range(7)
+            for a, b in lia_level(i).items()
+        },
+    }, shapes=lambda networks, path: lia_config(networks["gen"], path),
+    arrange=lambda networks: {"gen": lia_tensors(networks["gen"])})

@@ -28,9 +28,10 @@ from ..warp import blend, edge_convention, make_grid, warp, warp_each
 # %% ../../nbs/47_models.monkeynet.ipynb #dbd28c56
 @dataclass
 class Config:
-    """Architecture of Monkey-Net. Keypoints and flow are coarser than the picture by the factor `step`, the generator's Gaussians by `embedding_step`.
-    `alpha` divides Gaussians; None makes each sum to 1. `smallest` bounds the covariances from below (0 is no bound). `shifts` shows them to the
-    network of the flow. `interpolation` takes flow and Gaussians to the levels of the generator. `align_corners` as in FOMM."""
+    """Architecture of Monkey-Net. Keypoints and flow are coarser than the picture by the factor `step`, the
+    generator's Gaussians by `embedding_step`. `alpha` divides Gaussians; None makes each sum to 1. `smallest` bounds
+    the covariances from below (0 is no bound). `shifts` shows them to the network of the flow. `interpolation` takes
+    flow and Gaussians to the levels of the generator. `align_corners` as in FOMM."""
     size: Side = 256
     keypoints: Length = 10
     step: Depth = 4
@@ -71,7 +72,8 @@ class GaussianKeypoints:
 # %% ../../nbs/47_models.monkeynet.ipynb #32df7b69
 @exact
 def enlarge(covariances: torch.Tensor, smallest: float) -> torch.Tensor:
-    "Scales covariances `(..., 2, 2)` up until the smaller eigenvalue is at least `smallest`, in squared units of [-1, 1]."
+    """Scales covariances `(..., 2, 2)` up until the smaller eigenvalue is at least `smallest`, in squared units of
+    [-1, 1]."""
     a, b, d = covariances[..., 0, 0], covariances[..., 0, 1], covariances[..., 1, 1]
     least = (a + d) / 2 - torch.linalg.vector_norm(torch.stack([(a - d) / 2, b], -1), dim=-1)
     return covariances * (smallest / least).clamp(min=1)[..., None, None]
@@ -91,13 +93,15 @@ def draw_gaussians(keypoints: GaussianKeypoints, height: int, width: int, alpha:
     maps = gaussian_maps(keypoints.points, height, width, keypoints.covariances, align_corners=True)
     return maps / (alpha or maps.sum((-2, -1), keepdim=True))
 
-def difference_maps(driving: GaussianKeypoints, source: GaussianKeypoints, height: int, width: int, alpha: float | None) -> torch.Tensor:
+def difference_maps(driving: GaussianKeypoints, source: GaussianKeypoints, height: int, width: int,
+                    alpha: float | None) -> torch.Tensor:
     "Gaussians of the driving frame less those of the source, `(B, K, height, width)`."
     return draw_gaussians(driving, height, width, alpha) - draw_gaussians(source, height, width, alpha)
 
 # %% ../../nbs/47_models.monkeynet.ipynb #cb652230
 class GaussianDetector(nn.Module):
-    "Finds K keypoints with covariances in pictures `(B, 3, H, W)`, of which it sees every `step`-th pixel, as the authors' code does."
+    """Finds K keypoints with covariances in pictures `(B, 3, H, W)`, of which it sees every `step`-th pixel, as the
+    authors' code does."""
     def __init__(self, config: Config):
         super().__init__()
         self.step, self.temperature, self.smallest = config.step, config.temperature, config.smallest
@@ -134,14 +138,17 @@ class DenseMotion(nn.Module):
         self.config, pieces = config, config.keypoints + 1
         inputs = pieces * (6 if config.shifts else 4)
         self.apart = nn.Sequential(*(GroupBlock(inputs, pieces, config.norm) for _ in range(config.group_blocks)))
-        self.hourglass = Hourglass(inputs, config.motion_width, config.motion_levels, config.motion_ceiling, config.norm)
+        self.hourglass = Hourglass(inputs, config.motion_width, config.motion_levels, config.motion_ceiling,
+                                   config.norm)
         self.head = conv(self.hourglass.channels[-1], pieces + 2)
 
     def seen(self, small, driving, source, maps) -> torch.Tensor:
-        "What the network sees per candidate, `(B, (K + 1) · C, h, w)`: difference map, shift if asked for, moved picture."
+        """What the network sees per candidate, `(B, (K + 1) · C, h, w)`: difference map, shift if asked for, moved
+        picture."""
         h, w = small.shape[-2:]
         heat = F.pad(difference_maps(driving, source, h, w, self.config.alpha), (0, 0, 0, 0, 1, 0))[:, :, None]
-        shift = [F.pad(source.points - driving.points, (0, 0, 1, 0))[..., None, None].expand(-1, -1, -1, h, w)] * self.config.shifts
+        shift = [F.pad(source.points - driving.points,
+                       (0, 0, 1, 0))[..., None, None].expand(-1, -1, -1, h, w)] * self.config.shifts
         return torch.cat([heat, *shift, warp_each(small, maps, self.config.align_corners)], 2).flatten(1, 2)
 
     def forward(self, small: torch.Tensor, source: GaussianKeypoints, driving: GaussianKeypoints):
@@ -153,7 +160,8 @@ class DenseMotion(nn.Module):
 # %% ../../nbs/47_models.monkeynet.ipynb #2668d6d7
 @dataclass
 class Source:
-    "Prepared sources: small copies `(B, S, 3, h, w)`, levels `(B, S, C, H', W')` fine to coarse, keypoints of all `(B · S, ...)`."
+    """Prepared sources: small copies `(B, S, 3, h, w)`, levels `(B, S, C, H', W')` fine to coarse, keypoints of all
+    `(B · S, ...)`."""
     small: torch.Tensor
     levels: list[torch.Tensor]
     keypoints: GaussianKeypoints
@@ -166,8 +174,9 @@ class MonkeyNet(Animator):
     "Monkey-Net (Siarohin et al. 2019), as the authors' code builds it."
     name, title, order, colour = "monkeynet", "Monkey-Net", 70, "#BCBD22"
     Config, modes = Config, ("absolute", "relative")
-    smallest = dict(size=32, keypoints=4, step=2, embedding_step=2, width=8, levels=2, ceiling=16, motion_width=8, motion_levels=2, motion_ceiling=16,
-                 group_blocks=1, features=8, features_ceiling=16, down=2, blocks=1, norm="group")
+    smallest = dict(size=32, keypoints=4, step=2, embedding_step=2, width=8, levels=2, ceiling=16, motion_width=8,
+                    motion_levels=2, motion_ceiling=16, group_blocks=1, features=8, features_ceiling=16, down=2,
+                    blocks=1, norm="group")
 
     def __init__(self, config: Config):
         super().__init__()
@@ -185,7 +194,7 @@ class MonkeyNet(Animator):
     def check_size(self, height: int, width: int):
         "Raises `UserError` where a picture does not fit the networks."
         c = self.config
-        check_multiple(height, width, math.lcm(c.step * 2 ** max(c.levels, c.motion_levels), 2**c.down, c.embedding_step))
+        check_multiple(height, width, math.lcm(c.step * 2**max(c.levels, c.motion_levels), 2**c.down, c.embedding_step))
 
     def motion_numbers(self) -> int:
         "Two per keypoint, and three for its symmetric covariance."
@@ -201,12 +210,15 @@ def seeded_start(self, generator: torch.Generator):
 # %% ../../nbs/47_models.monkeynet.ipynb #b3502fc7
 @extend(MonkeyNet)
 def encode(self, sources: torch.Tensor, keypoints: GaussianKeypoints | None = None) -> Source:
-    "Sources `(B, S, 3, H, W)` to what the driving frame does not change. `keypoints` `(B · S, ...)`, where they are known, are not sought again."
+    """Sources `(B, S, 3, H, W)` to what the driving frame does not change. `keypoints` `(B · S, ...)`, where they
+    are known, are not sought again."""
     self.check_size(*sources.shape[-2:])
     flat, batch = sources.flatten(0, 1), sources.shape[:2]
     levels = [flat]
     for down in self.down: levels.append(down(levels[-1]))
-    return Source(thin(flat, self.config.step).unflatten(0, batch), [x.unflatten(0, batch) for x in levels], keypoints or self.detector(flat))
+    return Source(
+        thin(flat, self.config.step).unflatten(0, batch), [x.unflatten(0, batch) for x in levels], keypoints
+        or self.detector(flat))
 
 @extend(MonkeyNet)
 def motion(self, driving: torch.Tensor) -> GaussianKeypoints:
@@ -217,7 +229,8 @@ def motion(self, driving: torch.Tensor) -> GaussianKeypoints:
 # %% ../../nbs/47_models.monkeynet.ipynb #a3499829
 @extend(MonkeyNet)
 @exact
-def transfer(self, source: Source, motion: GaussianKeypoints, start: GaussianKeypoints, mode: Mode) -> GaussianKeypoints:
+def transfer(self, source: Source, motion: GaussianKeypoints, start: GaussianKeypoints,
+             mode: Mode) -> GaussianKeypoints:
     "Keypoints for rendering; modes `absolute` and `relative`."
     self.check_mode(mode)
     if mode == "absolute": return motion
@@ -228,17 +241,23 @@ def transfer(self, source: Source, motion: GaussianKeypoints, start: GaussianKey
 def fit(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     "Maps `(B, C, h, w)` at the size of `like (..., H', W')`."
     size, mode = like.shape[-2:], self.config.interpolation
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode=mode, align_corners=False if mode == "bilinear" else None)
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode=mode,
+                                                              align_corners=False if mode == "bilinear" else None)
 
 @extend(MonkeyNet)
 def warped(self, level: torch.Tensor, flow: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-    "A level `(B, C, H', W')` of the encoder warped by `flow (B, 2, h, w)`, and beside it the difference maps `moved (B, K, h, w)`."
-    return torch.cat([warp(level, self.fit(flow, level).movedim(1, -1), self.config.align_corners), self.fit(moved, level)], 1)
+    """A level `(B, C, H', W')` of the encoder warped by `flow (B, 2, h, w)`, and beside it the difference maps
+    `moved (B, K, h, w)`."""
+    return torch.cat(
+        [warp(level,
+              self.fit(flow, level).movedim(1, -1), self.config.align_corners),
+         self.fit(moved, level)], 1)
 
 # %% ../../nbs/47_models.monkeynet.ipynb #e9c0797f
 @extend(MonkeyNet)
 def render(self, source: Source, motion: GaussianKeypoints, extras: bool = False) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and correction of the first source, and the warped picture."
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and
+    correction of the first source, and the warped picture."""
     n, s, c = len(motion.points), source.small.shape[1], self.config
     of_source = source.keypoints.each(lambda x: each_source(x.unflatten(0, (-1, s)), n))
     of_frame = motion.each(lambda x: each_frame(x, s))
@@ -259,7 +278,8 @@ def decode(self, levels: list[torch.Tensor]) -> torch.Tensor:
 
 @extend(MonkeyNet)
 def look(self, flow, share, correction, deformed) -> dict[str, torch.Tensor]:
-    "The extras: `flow (B, H, W, 2)` in this project's convention, `contributions (B, K + 1, h, w)`, `correction (B, h, w, 2)`, `deformed (B, 3, H, W)`."
+    """The extras: `flow (B, H, W, 2)` in this project's convention, `contributions (B, K + 1, h, w)`, `correction
+    (B, h, w, 2)`, `deformed (B, 3, H, W)`."""
     flow = self.fit(flow.movedim(-1, 1), deformed).movedim(1, -1)
     flow = edge_convention(flow) if self.config.align_corners else flow
     return {"flow": flow, "contributions": share, "correction": correction, "deformed": deformed}
@@ -267,7 +287,8 @@ def look(self, flow, share, correction, deformed) -> dict[str, torch.Tensor]:
 # %% ../../nbs/47_models.monkeynet.ipynb #ab56d4dd
 @extend(MonkeyNet)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
-    "Prediction and weighted terms for a batch. Sources and driving frames pass the detector in one call, as in the authors' code."
+    """Prediction and weighted terms for a batch. Sources and driving frames pass the detector in one call, as in the
+    authors' code."""
     count = batch.sources.shape[:2].numel()
     found = self.motion(torch.cat([batch.sources.flatten(0, 1), batch.driving]))
     rendering = self.render(self.encode(batch.sources, found[:count]), found[count:])
@@ -342,20 +363,28 @@ class MonkeyParams:
         dense, beside = generator.dense_motion_params, generator.kp_embedding_params
         seen = dense.mask_embedding_params
         check_same(detector, dense, seen, beside)
-        return dict(keypoints=self.common_params.num_kp, width=detector.block_expansion, ceiling=detector.max_features, levels=detector.num_blocks,
-                    temperature=detector.temperature, smallest=detector.clip_variance or 0.0, step=to_step(detector.scale_factor), shifts=seen.use_difference,
-                    motion_width=dense.block_expansion, motion_ceiling=dense.max_features, motion_levels=dense.num_blocks, group_blocks=dense.num_group_blocks or 0,
-                    alpha=None if seen.norm_const == "sum" else float(seen.norm_const), embedding_step=to_step(beside.scale_factor),
-                    features=generator.block_expansion, features_ceiling=generator.max_features, down=generator.num_blocks, blocks=generator.num_refinement_blocks,
-                    interpolation={"nearest": "nearest", "trilinear": "bilinear"}[generator.interpolation_mode])
+        return dict(
+            keypoints=self.common_params.num_kp, width=detector.block_expansion, ceiling=detector.max_features,
+            levels=detector.num_blocks, temperature=detector.temperature, smallest=detector.clip_variance or 0.0,
+            step=to_step(detector.scale_factor), shifts=seen.use_difference, motion_width=dense.block_expansion,
+            motion_ceiling=dense.max_features, motion_levels=dense.num_blocks, group_blocks=dense.num_group_blocks or 0,
+            alpha=None if seen.norm_const == "sum" else float(seen.norm_const), embedding_step=to_step(
+                beside.scale_factor), features=generator.block_expansion, features_ceiling=generator.max_features,
+            down=generator.num_blocks, blocks=generator.num_refinement_blocks, interpolation={
+                "nearest": "nearest",
+                "trilinear": "bilinear"
+            }[generator.interpolation_mode])
 
 # %% ../../nbs/47_models.monkeynet.ipynb #68581d0f
 def check_same(detector: MonkeyDetector, dense: MonkeyDense, seen: MonkeyMaps, beside: MonkeyMaps):
     "Raises `UserError` where a configuration makes a choice that none of the authors' makes."
     def refuse(what): raise UserError(f"{what}; we know what the authors' configurations have; use another checkpoint")
-    if dense.scale_factor != detector.scale_factor: refuse("kp_detector_params and dense_motion_params have different values of scale_factor")
-    if seen.norm_const != beside.norm_const: refuse("mask_embedding_params and kp_embedding_params have different values of norm_const")
-    if isinstance(seen.norm_const, str) and seen.norm_const != "sum": refuse(f"norm_const {seen.norm_const!r} is neither a number nor 'sum'")
+    if dense.scale_factor != detector.scale_factor:
+        refuse("kp_detector_params and dense_motion_params have different values of scale_factor")
+    if seen.norm_const != beside.norm_const:
+        refuse("mask_embedding_params and kp_embedding_params have different values of norm_const")
+    if isinstance(seen.norm_const, str) and seen.norm_const != "sum":
+        refuse(f"norm_const {seen.norm_const!r} is neither a number nor 'sum'")
     if not seen.use_deformed_source_image: refuse("mask_embedding_params.use_deformed_source_image is off")
     if beside.use_deformed_source_image or beside.use_difference: refuse("kp_embedding_params shows more than heatmaps")
     if seen.scale_factor != 1: refuse("mask_embedding_params.scale_factor is not 1")
@@ -363,11 +392,26 @@ def check_same(detector: MonkeyDetector, dense: MonkeyDense, seen: MonkeyMaps, b
 # %% ../../nbs/47_models.monkeynet.ipynb #722ebfc4
 def without_time(networks: Networks) -> Networks:
     "Kernels `(outputs, inputs, 1, k, k)` as `(outputs, inputs, k, k)`."
-    return {network: {k: v.squeeze(2) if v.dim() == 5 else v for k, v in state.items()} for network, state in networks.items()}
+    return {
+        network: {
+            k: v.squeeze(2) if v.dim() == 5 else v
+            for k, v in state.items()
+        }
+        for network, state in networks.items()
+    }
 
-MonkeyNet.official = Official({
-    "kp_detector": under("predictor.", "detector.hourglass.", HOURGLASS) | {"predictor.decoder.conv.": "detector.heatmap."},
-    "generator": under("dense_motion_module.hourglass.", "dense.hourglass.", HOURGLASS)
-                 | {"dense_motion_module.group_blocks.": "dense.apart.", "dense_motion_module.hourglass.decoder.conv.": "dense.head.", "appearance_encoder.down_blocks.": "down.",
-                    "video_decoder.up_blocks.": "up.", "refinement_module.r": "refine.", "refinement_module.conv-last.": "final."},
-}, MonkeyParams, mark="kp_variance", arrange=without_time, align_corners=True, size=64)
+MonkeyNet.official = Official(
+    {
+        "kp_detector": under("predictor.", "detector.hourglass.", HOURGLASS) | {
+            "predictor.decoder.conv.": "detector.heatmap."
+        },
+        "generator": under("dense_motion_module.hourglass.", "dense.hourglass.", HOURGLASS)
+        | {
+            "dense_motion_module.group_blocks.": "dense.apart.",
+            "dense_motion_module.hourglass.decoder.conv.": "dense.head.",
+            "appearance_encoder.down_blocks.": "down.",
+            "video_decoder.up_blocks.": "up.",
+            "refinement_module.r": "refine.",
+            "refinement_module.conv-last.": "final."
+        },
+    }, MonkeyParams, mark="kp_variance", arrange=without_time, align_corners=True, size=64)

@@ -30,9 +30,9 @@ from ..warp import blend, resize_flow, warp, warp_each
 # %% ../../nbs/45_models.mraa.ipynb #5dd975da
 @dataclass
 class Config:
-    """Architecture of MRAA; defaults are the authors' `vox256`. `step` is the factor by which regions and flow are coarser than the picture.
-    `affine` says where a region's affine map comes from: `pca`, the principal axes of its heatmap, or `regression`, as in FOMM.
-    `avd_width` 0 leaves the AVD network out."""
+    """Architecture of MRAA; defaults are the authors' `vox256`. `step` is the factor by which regions and flow are
+    coarser than the picture. `affine` says where a region's affine map comes from: `pca`, the principal axes of its
+    heatmap, or `regression`, as in FOMM. `avd_width` 0 leaves the AVD network out."""
     size: Side = 256
     regions: Length = 10
     affine: Literal["pca", "regression"] = "pca"
@@ -60,11 +60,13 @@ class Config:
     avd_pose: Extent = 64
 
 # %% ../../nbs/45_models.mraa.ipynb #a8406a9f
-LEAST_VARIANCE = 1e-8  # of a region along an axis: a fiftieth of a pixel at 256 × 256, so that one-cell heatmaps keep an inverse
+# of a region along an axis: a fiftieth of a pixel at 256 × 256, so that one-cell heatmaps keep an inverse
+LEAST_VARIANCE = 1e-8
 
 @exact
 def principal_axes(covariances: torch.Tensor) -> torch.Tensor:
-    "The maps U S^(1/2) `(..., 2, 2)` of covariances: columns are principal axes, the longer first, as long as standard deviations (MRAA, section 3.2)."
+    """The maps U S^(1/2) `(..., 2, 2)` of covariances: columns are principal axes, the longer first, as long as
+    standard deviations (MRAA, section 3.2)."""
     a, b, d = covariances[..., 0, 0], covariances[..., 0, 1], covariances[..., 1, 1]
     round = (a - d).square() + b.square() < 1e-16  # a disc has no direction, so none is learnt from it
     x, y = torch.where(round, 1e-8, (a - d) / 2), torch.where(round, 0.0, b)
@@ -86,8 +88,9 @@ def facing(affines: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/45_models.mraa.ipynb #c39b34df
 @dataclass
 class Regions:
-    """The motion code of MRAA: places `points (B, K, 2)`, (x, y) in [-1, 1], maps `affines (B, K, 2, 2)` and `covariances (B, K, 2, 2)`; for
-    reconstruction also the `driving` pictures `(B, 3, H, W)`, from which the six numbers of the background come."""
+    """The motion code of MRAA: places `points (B, K, 2)`, (x, y) in [-1, 1], maps `affines (B, K, 2, 2)` and
+    `covariances (B, K, 2, 2)`; for reconstruction also the `driving` pictures `(B, 3, H, W)`, from which the six
+    numbers of the background come."""
     points: torch.Tensor
     affines: torch.Tensor
     covariances: torch.Tensor
@@ -95,16 +98,20 @@ class Regions:
 
     def each(self, change) -> "Regions":
         "The same with `change` applied to all tensors."
-        return Regions(*(None if x is None else change(x) for x in (self.points, self.affines, self.covariances, self.driving)))
+        return Regions(*(None if x is None else change(x)
+                         for x in (self.points, self.affines, self.covariances, self.driving)))
 
     def __getitem__(self, frames) -> "Regions": return self.each(lambda x: x[frames])
 
 # %% ../../nbs/45_models.mraa.ipynb #41ab4152
 @exact
-def candidate_maps(source: Regions, driving: Regions, background: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
-    "The K + 1 maps `(B, K + 1, h, w, 2)`, the background first: its affine map `(B, 3, 3)`, or the identity (MRAA, sections 3.1 to 3.3)."
+def candidate_maps(source: Regions, driving: Regions, background: torch.Tensor | None, height: int,
+                   width: int) -> torch.Tensor:
+    """The K + 1 maps `(B, K + 1, h, w, 2)`, the background first: its affine map `(B, 3, 3)`, or the identity (MRAA,
+    sections 3.1 to 3.3)."""
     axes = facing(source.affines, driving.affines)
-    return sparse_motion(AffineKeypoints(source.points, axes), AffineKeypoints(driving.points, driving.affines), height, width, background)
+    return sparse_motion(AffineKeypoints(source.points, axes), AffineKeypoints(driving.points, driving.affines), height,
+                         width, background)
 
 # %% ../../nbs/45_models.mraa.ipynb #e995772e
 class RegionDetector(nn.Module):
@@ -123,12 +130,14 @@ class RegionDetector(nn.Module):
         heat = normalised(full_precision(self.heatmap(features)) / self.temperature)
         points = soft_argmax(heat, align_corners=True)
         if self.jacobian is None: affines = principal_axes(covariances(heat, points, align_corners=True))
-        else: affines = torch.einsum("bkhw,bchw->bkc", heat, full_precision(self.jacobian(features))).unflatten(2, (2, 2))
+        else:
+            affines = torch.einsum("bkhw,bchw->bkc", heat, full_precision(self.jacobian(features))).unflatten(2, (2, 2))
         return Regions(points, affines, affines @ affines.mT)
 
 # %% ../../nbs/45_models.mraa.ipynb #6bafbb81
 class PairEncoder(nn.Module):
-    "Two pictures side by side, `(B, 6, H, W)`, to the six numbers `(B, 6)` of the background's affine map (MRAA, section 3.3)."
+    """Two pictures side by side, `(B, 6, H, W)`, to the six numbers `(B, 6)` of the background's affine map (MRAA,
+    section 3.3)."""
     def __init__(self, config: Config):
         super().__init__()
         widths = doubled(config.background_width, config.background_ceiling, config.background_levels)
@@ -142,8 +151,10 @@ class PixelwiseFlow(nn.Module):
     "Blends candidate maps: `(flow (B, h, w, 2), contributions (B, K + 1, h, w), occlusion (B, 1, h, w))`."
     def __init__(self, config: Config):
         super().__init__()
-        self.hourglass = Hourglass((config.regions + 1) * 4, config.motion_width, config.motion_levels, config.motion_ceiling, config.norm)
-        self.contribution, self.occlusion = (conv(self.hourglass.channels[-1], outputs, 7) for outputs in (config.regions + 1, 1))
+        self.hourglass = Hourglass((config.regions + 1) * 4, config.motion_width, config.motion_levels,
+                                   config.motion_ceiling, config.norm)
+        self.contribution, self.occlusion = (conv(self.hourglass.channels[-1], outputs, 7)
+                                             for outputs in (config.regions + 1, 1))
 
     def forward(self, small: torch.Tensor, source: Regions, driving: Regions, background: torch.Tensor | None):
         h, w = small.shape[-2:]
@@ -167,7 +178,8 @@ def from_vectors(vectors: torch.Tensor) -> Regions:
 
 # %% ../../nbs/45_models.mraa.ipynb #6c16fb62
 class RegionAvd(AvdNetwork):
-    "Regions of source and driving frame as vectors `(B, 3 K, 2)` to regions of the source's shape in the driving pose (MRAA, section 3.6)."
+    """Regions of source and driving frame as vectors `(B, 3 K, 2)` to regions of the source's shape in the driving
+    pose (MRAA, section 3.6)."""
     def read(self, motion: Regions) -> torch.Tensor: return as_vectors(motion)
 
     def distance(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -182,7 +194,8 @@ class RegionAvd(AvdNetwork):
 # %% ../../nbs/45_models.mraa.ipynb #aca90fc4
 @dataclass
 class Source:
-    "Prepared sources: pictures `(B, S, 3, H, W)`, small copies `(B, S, 3, h, w)`, features `(B, S, C, H_i, W_i)` fine to coarse, regions of all `(B · S, ...)`."
+    """Prepared sources: pictures `(B, S, 3, H, W)`, small copies `(B, S, 3, h, w)`, features `(B, S, C, H_i, W_i)`
+    fine to coarse, regions of all `(B · S, ...)`."""
     images: torch.Tensor
     small: torch.Tensor
     levels: list[torch.Tensor]
@@ -196,8 +209,9 @@ class Mraa(Animator):
     "Motion Representations for Articulated Animation (Siarohin et al. 2021), as the authors' code builds it."
     name, title, order, colour = "mraa", "MRAA", 50, "#8C564B"
     Config, modes, later = Config, ("absolute", "relative", "avd"), ("avd",)
-    smallest = dict(size=32, regions=4, step=2, width=8, levels=2, ceiling=16, background_width=8, background_levels=2, background_ceiling=16,
-                    motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16, blocks=1, norm="group", avd_width=8, avd_shape=4, avd_pose=4)
+    smallest = dict(size=32, regions=4, step=2, width=8, levels=2, ceiling=16, background_width=8, background_levels=2,
+                    background_ceiling=16, motion_width=8, motion_levels=2, motion_ceiling=16, features=8,
+                    features_ceiling=16, blocks=1, norm="group", avd_width=8, avd_shape=4, avd_pose=4)
 
     def __init__(self, config: Config):
         super().__init__()
@@ -210,11 +224,13 @@ class Mraa(Animator):
         self.down, self.up = nn.ModuleList(down_blocks(widths, norm)), nn.ModuleList(up_blocks(widths, norm))
         self.bottleneck = nn.Sequential(*bottleneck(widths[-1], config.blocks, norm))
         self.final = conv(widths[0], 3, 7)
-        self.avd = RegionAvd(3 * config.regions, config.avd_width, config.avd_shape, config.avd_pose) if config.avd_width else None
+        self.avd = RegionAvd(3 * config.regions, config.avd_width, config.avd_shape,
+                             config.avd_pose) if config.avd_width else None
         if self.avd is None: self.modes = self.modes[:2]
 
     def motion_numbers(self) -> int:
-        "Two per region for its place, three for its covariance or four for its regressed map; six for the background: what would be sent."
+        """Two per region for its place, three for its covariance or four for its regressed map; six for the
+        background: what would be sent."""
         return self.config.regions * (5 if self.config.affine == "pca" else 6) + 6 * self.config.background
 
 # %% ../../nbs/45_models.mraa.ipynb #5f5b2691
@@ -222,11 +238,15 @@ class Mraa(Animator):
 def check_size(self, height: int, width: int):
     "Raises `UserError` where a picture does not fit the networks."
     config = self.config
-    check_multiple(height, width, max(config.step * 2 ** max(config.levels, config.motion_levels), 2 ** config.down, 2 ** config.background_levels * config.background))
+    check_multiple(
+        height, width,
+        max(config.step * 2**max(config.levels, config.motion_levels), 2**config.down,
+            2**config.background_levels * config.background))
 
 @extend(Mraa)
 def seeded_start(self, generator: torch.Generator):
-    "Draws all first weights from `generator`; the background and regressed maps start as the identity, as in the authors' code."
+    """Draws all first weights from `generator`; the background and regressed maps start as the identity, as in the
+    authors' code."""
     seeded_init(self, generator)
     if self.background is not None: constant_start(self.background.network.head, (1, 0, 0, 0, 1, 0))
     if self.detector.jacobian is not None: constant_start(self.detector.jacobian, (1, 0, 0, 1))
@@ -259,19 +279,24 @@ def transfer(self, source: Source, motion: Regions, start: Regions, mode: Mode) 
     "Regions for rendering. With several sources, those of the first lead."
     self.check_mode(mode)
     first = source.first
-    if mode == "avd": return from_vectors(self.avd(self.avd.read(first).expand(len(motion.points), -1, -1), self.avd.read(motion)))
+    if mode == "avd":
+        return from_vectors(self.avd(self.avd.read(first).expand(len(motion.points), -1, -1), self.avd.read(motion)))
     if mode == "absolute": return replace(motion, driving=None)
     change = torch.linalg.solve(start.affines, motion.affines, left=False)  # A_D A_D0^-1
-    return Regions(relative_points(first.points, motion.points, start.points), change @ first.affines, motion.covariances)
+    return Regions(relative_points(first.points, motion.points, start.points), change @ first.affines,
+                   motion.covariances)
 
 # %% ../../nbs/45_models.mraa.ipynb #50193959
 @extend(Mraa)
 def find_flow(self, source: Source, motion: Regions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Flow, contributions and occlusion of every source for every frame, `frames · S` in all. The background moves if `motion` has driving pictures."
+    """Flow, contributions and occlusion of every source for every frame, `frames · S` in all. The background moves
+    if `motion` has driving pictures."""
     n, s = len(motion.points), source.small.shape[1]
-    of_source, of_frame = source.regions.each(lambda x: each_source(x.unflatten(0, (-1, s)), n)), motion.each(lambda x: each_frame(x, s))
+    of_source, of_frame = source.regions.each(lambda x: each_source(x.unflatten(0, (-1, s)), n)), motion.each(
+        lambda x: each_frame(x, s))
     background = None
-    if self.background is not None and motion.driving is not None: background = self.background(each_source(source.images, n), of_frame.driving)
+    if self.background is not None and motion.driving is not None:
+        background = self.background(each_source(source.images, n), of_frame.driving)
     return self.flow(each_source(source.small, n), of_source, of_frame, background)
 
 @extend(Mraa)
@@ -291,7 +316,8 @@ def paint(self, source: Source, flow: torch.Tensor, occlusion: torch.Tensor, fra
 # %% ../../nbs/45_models.mraa.ipynb #e2896801
 @extend(Mraa)
 def render(self, source: Source, motion: Regions, extras: bool = False) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and occlusion of the first source."
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and occlusion
+    of the first source."""
     flow, share, occlusion = self.find_flow(source, motion)
     frame = self.paint(source, flow, occlusion, len(motion.points))
     if not extras: return Rendering(frame)
@@ -300,8 +326,10 @@ def render(self, source: Source, motion: Regions, extras: bool = False) -> Rende
 
 # %% ../../nbs/45_models.mraa.ipynb #59887b74
 @extend(Mraa)
-def candidates(self, source: Source, motion: Regions, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints `(1, K, n, 2)` of source and frame."
+def candidates(self, source: Source, motion: Regions, height: int,
+               width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints
+    `(1, K, n, 2)` of source and frame."""
     moves = self.background is not None and motion.driving is not None
     background = self.background(source.images[:, 0].expand_as(motion.driving), motion.driving) if moves else None
     maps = candidate_maps(source.first, motion, background, *source.small.shape[-2:])
@@ -309,8 +337,10 @@ def candidates(self, source: Source, motion: Regions, height: int, width: int) -
 
 # %% ../../nbs/45_models.mraa.ipynb #495d3e12
 @exact
-def map_equivariance(affines: torch.Tensor, affines_of_deformed: torch.Tensor, points_of_deformed: torch.Tensor, deformation) -> torch.Tensor:
-    "Mean |1 - A⁻¹ T'(p') A'|, up to half a turn, over maps `(B, K, 2, 2)`. `deformation` is a `Deformation` of animrepro.tps."
+def map_equivariance(affines: torch.Tensor, affines_of_deformed: torch.Tensor, points_of_deformed: torch.Tensor,
+                     deformation) -> torch.Tensor:
+    """Mean |1 - A⁻¹ T'(p') A'|, up to half a turn, over maps `(B, K, 2, 2)`. `deformation` is a `Deformation` of
+    animrepro.tps."""
     found = torch.linalg.solve(affines, deformation.jacobian(points_of_deformed) @ affines_of_deformed)
     return (torch.eye(2, device=found.device) - found * half_turn(found)).abs().mean()
 
@@ -328,7 +358,9 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     deformed = self.detector(deformation.images(batch.driving, align_corners=True))
     terms["equivariance"] = weight.equivariance * equivariance(motion.points, deformed.points, deformation)
-    if weight.jacobian: terms["jacobian"] = weight.jacobian * map_equivariance(motion.affines, deformed.affines, deformed.points, deformation)
+    if weight.jacobian:
+        terms["jacobian"] = weight.jacobian * map_equivariance(motion.affines, deformed.affines, deformed.points,
+                                                               deformation)
     return rendering, terms
 
 # %% ../../nbs/45_models.mraa.ipynb #f11186b5
@@ -402,11 +434,27 @@ class MraaParams:
 
     def config(self) -> dict:
         "The fields of `animrepro.models.mraa.Config`."
-        region, background, generator, avd = self.region_predictor_params, self.bg_predictor_params, self.generator_params, self.avd_network_params
+        region, background, generator, avd = (
+            self.region_predictor_params,
+            self.bg_predictor_params,
+            self.generator_params,
+            self.avd_network_params,
+        )
         flow = generator.pixelwise_flow_predictor_params
-        if flow.scale_factor != region.scale_factor: raise UserError("region_predictor_params and pixelwise_flow_predictor_params have different values of scale_factor; we know one for both; use another checkpoint")
-        switches = {name: getattr(flow, name) for name in ("use_covar_heatmap", "use_deformed_source", "estimate_occlusion_map")}
-        switches |= {"skips": generator.skips, "estimate_affine": self.estimate_affine or region.pca_based, "revert_axis_swap": self.revert_axis_swap}
+        if flow.scale_factor != region.scale_factor:
+            raise UserError(
+                "region_predictor_params and pixelwise_flow_predictor_params have different values of scale_factor; we"
+                " know one for both; use another checkpoint"
+            )
+        switches = {
+            name: getattr(flow, name)
+            for name in ("use_covar_heatmap", "use_deformed_source", "estimate_occlusion_map")
+        }
+        switches |= {
+            "skips": generator.skips,
+            "estimate_affine": self.estimate_affine or region.pca_based,
+            "revert_axis_swap": self.revert_axis_swap
+        }
         for name, on in switches.items():
             if not on: raise UserError(f"{name} is off, and on in all published configurations; use another checkpoint")
         return dict(regions=self.num_regions, affine="pca" if region.pca_based else "regression",
@@ -420,7 +468,8 @@ class MraaParams:
                     avd_shape=avd.id_bottle_size, avd_pose=avd.pose_bottle_size)
 
 # %% ../../nbs/45_models.mraa.ipynb #cdc8d654
-ROWS = {"id_encoder.0.weight": 1, "pose_encoder.0.weight": 1, "decoder.9.weight": 0, "decoder.9.bias": 0}  # where the AVD network has six numbers per region: the axis
+# where the AVD network has six numbers per region: the axis
+ROWS = {"id_encoder.0.weight": 1, "pose_encoder.0.weight": 1, "decoder.9.weight": 0, "decoder.9.bias": 0}
 
 def by_columns(networks: Networks) -> Networks:
     "The networks of a checkpoint with the AVD network's inputs and outputs in the order of `as_vectors`."
@@ -428,13 +477,42 @@ def by_columns(networks: Networks) -> Networks:
         axis = ROWS.get(name)
         if axis is None or x.dim() <= axis or x.shape[axis] % 6: return x
         return x.index_select(axis, torch.arange(x.shape[axis]).unflatten(0, (-1, 6))[:, [0, 1, 2, 4, 3, 5]].flatten())
-    return {network: {k: reorder(k, v) for k, v in state.items()} if network == "avd_network" else state for network, state in networks.items()}
+    return {
+        network: {
+            k: reorder(k, v)
+            for k, v in state.items()
+        } if network == "avd_network" else state
+        for network, state in networks.items()
+    }
 
 # %% ../../nbs/45_models.mraa.ipynb #1210fd47
-Mraa.official = Official({
-    "region_predictor": under("predictor.", "detector.hourglass.", HOURGLASS) | under("", "detector.", {"regions.": "heatmap.", "jacobian.": "jacobian.", "down.weight": "small.kernel"}),
-    "bg_predictor": {"encoder.down_blocks.": "background.network.down.", "fc.": "background.network.head."},
-    "generator": LAYERS | {"bottleneck.r": "bottleneck."} | under("pixelwise_flow_predictor.hourglass.", "flow.hourglass.", HOURGLASS)
-                 | under("pixelwise_flow_predictor.", "flow.", {"mask.": "contribution.", "occlusion.": "occlusion."}) | {"pixelwise_flow_predictor.down.weight": "small.kernel"},
-    "avd_network": under("", "avd.", {"id_encoder.": "shape_encoder.", "pose_encoder.": "pose_encoder.", "decoder.": "decoder."}),
-}, MraaParams, mark="num_regions", optional={"bg_predictor": "background", "avd_network": "avd_width"}, arrange=by_columns)
+Mraa.official = Official(
+    {
+        "region_predictor": under("predictor.", "detector.hourglass.", HOURGLASS)
+        | under("", "detector.", {
+            "regions.": "heatmap.",
+            "jacobian.": "jacobian.",
+            "down.weight": "small.kernel"
+        }),
+        "bg_predictor": {
+            "encoder.down_blocks.": "background.network.down.",
+            "fc.": "background.network.head."
+        },
+        "generator": LAYERS | {
+            "bottleneck.r": "bottleneck."
+        } | under("pixelwise_flow_predictor.hourglass.", "flow.hourglass.", HOURGLASS)
+        | under("pixelwise_flow_predictor.", "flow.", {
+            "mask.": "contribution.",
+            "occlusion.": "occlusion."
+        }) | {
+            "pixelwise_flow_predictor.down.weight": "small.kernel"
+        },
+        "avd_network": under("", "avd.", {
+            "id_encoder.": "shape_encoder.",
+            "pose_encoder.": "pose_encoder.",
+            "decoder.": "decoder."
+        }),
+    }, MraaParams, mark="num_regions", optional={
+        "bg_predictor": "background",
+        "avd_network": "avd_width"
+    }, arrange=by_columns)

@@ -20,15 +20,23 @@ def officials() -> dict[str, Official]:
     return {name: cls.official for name, cls in methods().items() if cls.official}
 
 def read_config(method: str, path: str | Path, size: int | None = None) -> dict:
-    "Fields of our `Config` from the authors' YAML file. The size of pictures is the file's, else `size`, else that of `Official`."
+    """Fields of our `Config` from the authors' YAML file. The size of pictures is the file's, else `size`, else that
+    of `Official`."""
     loaded, known = load_yaml(path), officials()
     section = loaded.get("model_params")
-    if not isinstance(section, dict): raise UserError(f"{path}: no section model_params; give a configuration from the authors' repository")
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: no section model_params; give a configuration from the authors' repository")
     common = section | (section["common_params"] if isinstance(section.get("common_params"), dict) else {})
     whose = [name for name, o in known.items() if o.mark and o.mark in common]
-    if whose and method not in whose: raise UserError(f"{path}: a configuration of {' or '.join(whose)}, not of {method}; give the one that belongs to the checkpoint")
+    if whose and method not in whose:
+        raise UserError(
+            f"{path}: a configuration of {' or '.join(whose)}, not of {method}; give the one that belongs to the"
+            " checkpoint"
+        )
     params = typed(known[method].params, section, f"{path}: model_params")
-    if (channels := common.get("num_channels", 3)) != 3: raise UserError(f"{path}: num_channels {channels}: our models draw colour pictures, 3 channels; use another checkpoint")
+    if (channels := common.get("num_channels", 3)) != 3:
+        raise UserError(
+            f"{path}: num_channels {channels}: our models draw colour pictures, 3 channels; use another checkpoint")
     check_numbers(asdict(params), f"{path}: model_params")
     try: config = params.config()
     except UserError as e: raise UserError(f"{path}: {e}") from e
@@ -39,28 +47,36 @@ def check_numbers(values: dict, where: str):
     "Raises `UserError` unless all numbers are positive; `pad` may be 0."
     for name, value in values.items():
         if isinstance(value, dict): check_numbers(value, f"{where}.{name}")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and not (value > 0 or name == "pad" and value == 0):
+        elif (isinstance(value, (int, float)) and not isinstance(value, bool)
+              and not (value > 0 or name == "pad" and value == 0)):
             raise UserError(f"{where}.{name}: {value} is not positive; use the authors' file")
 
 def read_size(section: dict | None, size: int | None, path: str | Path, default: int = 256) -> int:
-    "Width and height of pictures. Their `frame_shape`, in Monkey-Net `image_shape`, is height, width and channels, or null."
-    name = next((n for n in ("frame_shape", "image_shape") if isinstance(section, dict) and section.get(n) is not None), None)
+    """Width and height of pictures. Their `frame_shape`, in Monkey-Net `image_shape`, is height, width and channels,
+    or null."""
+    name = next((n for n in ("frame_shape", "image_shape") if isinstance(section, dict) and section.get(n) is not None),
+                None)
     if name is None: return size or default
     shape = section[name]
     if not isinstance(shape, list) or len(shape) not in (2, 3) or type(shape[0]) is not int or shape[0] != shape[1]:
-        raise UserError(f"{path}: dataset_params.{name} {shape}: our models know square pictures; use another checkpoint")
-    if size not in (None, shape[0]): raise UserError(f"{path}: dataset_params.{name} is {shape[0]}, --size is {size}; leave --size out")
+        raise UserError(
+            f"{path}: dataset_params.{name} {shape}: our models know square pictures; use another checkpoint")
+    if size not in (None, shape[0]):
+        raise UserError(f"{path}: dataset_params.{name} is {shape[0]}, --size is {size}; leave --size out")
     return shape[0]
 
 # %% ../../nbs/49_models.official.ipynb #fc94fe7e
 def read_networks(method: str, path: str | Path) -> Networks:
     "The state dictionaries of `method` in a checkpoint of the authors, by network."
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]): loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e: raise UserError(f"{path}: no such checkpoint; check the name") from e
     except Exception as e:  # torch's reader meets a damaged file with errors of many kinds
         if isinstance(e, pickle.UnpicklingError) and "global" in str(e).lower():
-            raise UserError(f"{path}: holds code or objects, not only tensors, and was not opened; get the file from the authors") from e
+            raise UserError(
+                f"{path}: holds code or objects, not only tensors, and was not opened; get the file from the authors"
+            ) from e
         raise UserError(f"{path}: not a checkpoint of torch, or damaged; get it again") from e
     known, loaded = officials(), loaded if isinstance(loaded, dict) else {}
     needed = {name: o.names.keys() - o.optional.keys() for name, o in known.items()}
@@ -68,51 +84,78 @@ def read_networks(method: str, path: str | Path) -> Networks:
     for name in known[method].names:
         if name in needed[method] and name not in found:
             other = next((m for m in known if m != method and needed[m] <= loaded.keys()), None)
-            raise UserError(f"{path}: no network {name} in it; " + (f"it is a checkpoint of {other}" if other else f"give a checkpoint of {method} by its authors"))
-        if name in found and not (isinstance(found[name], dict) and all(isinstance(v, torch.Tensor) for v in found[name].values())):
+            raise UserError(f"{path}: no network {name} in it; " + (
+                f"it is a checkpoint of {other}" if other else f"give a checkpoint of {method} by its authors"))
+        if name in found and not (isinstance(found[name], dict)
+                                  and all(isinstance(v, torch.Tensor) for v in found[name].values())):
             raise UserError(f"{path}: {name} is no table of tensors; give a checkpoint of {method} by its authors")
     return found
 
 # %% ../../nbs/49_models.official.ipynb #1296fa90
 def fill(model: Animator, networks: Networks, names: dict[str, dict[str, str]], where: str, mend: str):
-    "Copies the tensors of `networks` into `model`. `UserError`, which ends with `mend`, if one is left over, missing, or of another shape."
+    """Copies the tensors of `networks` into `model`. `UserError`, which ends with `mend`, if one is left over,
+    missing, or of another shape."""
     wanted = model.state_dict()
     fixed, found = {k: v for k, v in model.named_buffers() if k not in wanted}, {}
     for network, state in networks.items():
         for name, tensor in state.items():
             ours = translate(names[network], name)
             place = (wanted | fixed).get(ours)
-            if place is None or ours in found: raise UserError(f"{where}: {network} holds {name}, for which the model has no place; {mend}")
-            if place.shape != tensor.shape: raise UserError(f"{where}: {network}: {name} has shape {list(tensor.shape)}, the model's is {list(place.shape)}; {mend}")
+            if place is None or ours in found:
+                raise UserError(f"{where}: {network} holds {name}, for which the model has no place; {mend}")
+            if place.shape != tensor.shape:
+                raise UserError(
+                    f"{where}: {network}: {name} has shape {list(tensor.shape)}, the model's is {list(place.shape)};"
+                    f" {mend}"
+                )
             if ours not in fixed: found[ours] = tensor
-            elif not torch.allclose(tensor.float(), place, atol=1e-6): raise UserError(f"{where}: {network}: {name} is not the blur of the published code; use another checkpoint")
+            elif not torch.allclose(tensor.float(), place, atol=1e-6):
+                raise UserError(
+                    f"{where}: {network}: {name} is not the blur of the published code; use another checkpoint")
     missing = sorted(wanted.keys() - found.keys())
     if missing: raise UserError(f"{where}: nothing in it for {missing[0]}; {mend}")
     model.load_state_dict(found)
 
 # %% ../../nbs/49_models.official.ipynb #eee78628
 def described(method: str, networks: Networks, config: str | Path, size: int | None) -> dict:
-    "Fields of our `Config` from a YAML file. Drops networks that the configuration leaves out; a network that the checkpoint lacks is left out of the fields."
-    fields, defaults, optional = read_config(method, config, size), vars(method_class(method).Config()), officials()[method].optional
+    """Fields of our `Config` from a YAML file. Drops networks that the configuration leaves out; a network that the
+    checkpoint lacks is left out of the fields."""
+    fields, defaults, optional = read_config(method, config,
+                                             size), vars(method_class(method).Config()), officials()[method].optional
     for network, name in optional.items():
         if not fields.get(name, True): networks.pop(network, None)  # as the reference: the configuration decides
     return fields | {name: type(defaults[name])(0) for network, name in optional.items() if network not in networks}
 
 # %% ../../nbs/49_models.official.ipynb #b2167bba
-def read_official(method: str, checkpoint: str | Path, config: str | Path | None = None, size: int | None = None, align_corners: bool | None = None) -> Animator:
-    """The model of a checkpoint by the authors of `method`, with the YAML file `config` that describes it where the method has one. `align_corners` is for
-    methods whose code does not tell: True, the default, samples as torch 1.0 did, with which the published weights were trained, False as the reference code does on today's torch."""
+def read_official(method: str, checkpoint: str | Path, config: str | Path | None = None, size: int | None = None,
+                  align_corners: bool | None = None) -> Animator:
+    """The model of a checkpoint by the authors of `method`, with the YAML file `config` that describes it where the
+    method has one. `align_corners` is for methods whose code does not tell: True, the default, samples as torch 1.0
+    did, with which the published weights were trained, False as the reference code does on today's torch."""
     known = officials()
-    if method not in known: raise UserError(f"{method}: there are no official weights for this method; use {', '.join(known)}")
+    if method not in known:
+        raise UserError(f"{method}: there are no official weights for this method; use {', '.join(known)}")
     official = known[method]
-    if align_corners is not None and not official.align_corners: raise UserError(f"--align-corners: {method} has one convention; leave it out")
-    if not official.params and (config or size): raise UserError(f"{'--config' if config else '--size'}: a checkpoint of {method} needs none, its shapes say all; leave it out")
-    if official.params and not config: raise UserError(f"--config: missing; a checkpoint of {method} needs the YAML file of the authors' repository that it was trained with")
+    if align_corners is not None and not official.align_corners:
+        raise UserError(f"--align-corners: {method} has one convention; leave it out")
+    if not official.params and (config or size):
+        raise UserError(
+            f"{'--config' if config else '--size'}: a checkpoint of {method} needs none, its shapes say all; leave"
+            " it out"
+        )
+    if official.params and not config:
+        raise UserError(
+            f"--config: missing; a checkpoint of {method} needs the YAML file of the authors' repository that it was"
+            " trained with"
+        )
     networks, where = read_networks(method, checkpoint), config or checkpoint
     fields = described(method, networks, config, size) if official.params else official.shapes(networks, checkpoint)
     fields |= official.tells(networks)
     if official.align_corners: fields["align_corners"] = align_corners is not False
     try: model = create_model(method, fields, where=str(where))
     except UserError as e: raise UserError(f"{where}: {e}") from e
-    fill(model, official.arrange(networks), official.names, str(checkpoint), "give the configuration that it was trained with" if config else "give a checkpoint of the published architecture")
+    fill(
+        model, official.arrange(networks), official.names, str(checkpoint),
+        "give the configuration that it was trained with"
+        if config else "give a checkpoint of the published architecture")
     return model.eval()

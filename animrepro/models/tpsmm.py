@@ -16,7 +16,8 @@ from typing import Literal
 from torch import nn
 from ..avd import AvdNetwork, disentangle
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
-from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, exact, extend, full_precision, torch_generator
+from ..core import (Depth, Extent, Length, Positive, Share, Side, UserError, Weight, exact, extend,
+    full_precision, torch_generator)
 from ..data.pairs import Batch
 from ..dense_motion import BackgroundPredictor, background_loss, background_map, heatmap_change
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, SameBlock, down_blocks
@@ -31,8 +32,10 @@ from ..warp import blend, edge_convention, make_grid, resize_flow, warp, warp_ea
 # %% ../../nbs/42_models.tpsmm.ipynb #acfeacea
 @dataclass
 class Config:
-    """Architecture of TPSMM; defaults are the authors' `vox-256`. `step` is the factor by which the flow is coarser than the picture.
-    `point_spread` is how far from the centre keypoints start (0: where the authors' do, all near the centre). `dropout_rise`, `dropout_until` and `background_from` are shares of the training run. `avd_width` 0 leaves the AVD network out."""
+    """Architecture of TPSMM; defaults are the authors' `vox-256`. `step` is the factor by which the flow is coarser
+    than the picture. `point_spread` is how far from the centre keypoints start (0: where the authors' do, all near
+    the centre). `dropout_rise`, `dropout_until` and `background_from` are shares of the training run. `avd_width` 0
+    leaves the AVD network out."""
     size: Side = 256
     transforms: Length = 10
     regulariser: Weight = 0.01
@@ -75,7 +78,8 @@ class PointRegressor(nn.Module):
 
 # %% ../../nbs/42_models.tpsmm.ipynb #d3cc2e8b
 @exact
-def candidate_maps(source: torch.Tensor, driving: torch.Tensor, background: torch.Tensor | None, regulariser: float, height: int, width: int) -> torch.Tensor:
+def candidate_maps(source: torch.Tensor, driving: torch.Tensor, background: torch.Tensor | None, regulariser: float,
+                   height: int, width: int) -> torch.Tensor:
     "The K + 1 maps `(B, K + 1, h, w, 2)`, the background first, for keypoints `(B, K, 5, 2)` (TPSMM Eq. 2, 4)."
     grid = make_grid(height, width, True, driving.dtype).to(driving.device)
     splines = fit_spline(driving, source, regulariser).points(grid.flatten(0, 1)).unflatten(2, (height, width))
@@ -90,18 +94,21 @@ def dropout_softmax(logits: torch.Tensor, kept: torch.Tensor, p: float, rule: st
 
 # %% ../../nbs/42_models.tpsmm.ipynb #08497172
 def dropout_probability(progress: float, config: Config) -> float:
-    "P at a share `progress` of the run: rises from its start to its maximum, then holds, and is zero from `dropout_until` on."
+    """P at a share `progress` of the run: rises from its start to its maximum, then holds, and is zero from
+    `dropout_until` on."""
     if progress >= config.dropout_until: return 0.0
     return min(progress / config.dropout_rise * config.dropout_max + config.dropout_start, config.dropout_max)
 
 def draw_kept(seeds: torch.Tensor, transforms: int, p: float, device: torch.device) -> torch.Tensor:
     "Which splines each item keeps `(B, K)`, drawn from its seed."
-    return torch.stack([torch.rand(transforms, generator=torch_generator(s, "splines")) >= p for s in seeds.tolist()]).to(device)
+    return torch.stack([torch.rand(transforms, generator=torch_generator(s, "splines")) >= p
+                        for s in seeds.tolist()]).to(device)
 
 # %% ../../nbs/42_models.tpsmm.ipynb #ecaa1778
 @dataclass
 class Flow:
-    "What dense motion finds: the map `(B, h, w, 2)`, contributions `(B, K + 1, h, w)`, occlusion masks `(B, 1, h_i, w_i)`, coarse to fine."
+    """What dense motion finds: the map `(B, h, w, 2)`, contributions `(B, K + 1, h, w)`, occlusion masks `(B, 1,
+    h_i, w_i)`, coarse to fine."""
     map: torch.Tensor
     contributions: torch.Tensor
     masks: list[torch.Tensor]
@@ -112,15 +119,19 @@ class DenseMotion(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config, k = config, config.transforms
-        self.hourglass = Hourglass(3 * (k + 1) + POINTS * k + 1, config.motion_width, config.motion_levels, config.motion_ceiling, config.norm)
+        self.hourglass = Hourglass(3 * (k + 1) + POINTS * k + 1, config.motion_width, config.motion_levels,
+                                   config.motion_ceiling, config.norm)
         channels, head = self.hourglass.channels, lambda inputs, outputs: conv(inputs, outputs, 7)
         self.contribution = head(channels[-1], k + 1)
-        grown = [channels[-1] // 2**i for i in range(int(math.log2(config.step)) + 1)] if config.multi_mask else channels[-1:]
-        self.levels = config.down + 2 - len(grown) if config.multi_mask else 1  # masks that the hourglass's own levels give
+        grown = [channels[-1] // 2**i
+                 for i in range(int(math.log2(config.step)) + 1)] if config.multi_mask else channels[-1:]
+        # masks that the hourglass's own levels give
+        self.levels = config.down + 2 - len(grown) if config.multi_mask else 1
         self.up = nn.ModuleList(GrowBlock(a, b, config.norm) for a, b in zip(grown, grown[1:]))
         self.masks = nn.ModuleList(head(c, 1) for c in channels[-self.levels:] + grown[1:])
 
-    def forward(self, small: torch.Tensor, source: torch.Tensor, driving: torch.Tensor, background: torch.Tensor | None, dropout: tuple | None = None) -> Flow:
+    def forward(self, small: torch.Tensor, source: torch.Tensor, driving: torch.Tensor, background: torch.Tensor | None,
+                dropout: tuple | None = None) -> Flow:
         h, w = small.shape[-2:]
         maps = candidate_maps(source, driving, background, self.config.regulariser, h, w)
         change = heatmap_change(source.flatten(1, 2), driving.flatten(1, 2), h, w, self.config.variance)
@@ -135,7 +146,8 @@ class DenseMotion(nn.Module):
 # %% ../../nbs/42_models.tpsmm.ipynb #15abeb35
 @dataclass
 class Source:
-    "Prepared sources: pictures `(B, S, 3, H, W)`, small copies, encoder levels fine to coarse `(B, S, C, h, w)`, keypoints `(B, S, K, 5, 2)`."
+    """Prepared sources: pictures `(B, S, 3, H, W)`, small copies, encoder levels fine to coarse `(B, S, C, h, w)`,
+    keypoints `(B, S, K, 5, 2)`."""
     images: torch.Tensor
     small: torch.Tensor
     levels: list[torch.Tensor]
@@ -143,40 +155,52 @@ class Source:
 
 @dataclass
 class Motion:
-    "The motion code: keypoints `(B, K, 5, 2)`, and for reconstruction the driving pictures, from which the six numbers of the background come."
+    """The motion code: keypoints `(B, K, 5, 2)`, and for reconstruction the driving pictures, from which the six
+    numbers of the background come."""
     points: torch.Tensor
     driving: torch.Tensor | None
 
-    def __getitem__(self, frames) -> "Motion": return Motion(self.points[frames], None if self.driving is None else self.driving[frames])
+    def __getitem__(self, frames) -> "Motion":
+        return Motion(self.points[frames], None if self.driving is None else self.driving[frames])
 
 # %% ../../nbs/42_models.tpsmm.ipynb #4664472e
 class Tpsmm(Animator):
     "Thin-Plate Spline Motion Model (Zhao and Zhang 2022)."
     name, title, order, colour = "tpsmm", "TPSMM", 20, "#E69F00"
     Config, modes, later = Config, ("absolute", "relative", "avd"), ("avd",)
-    smallest = dict(size=32, transforms=3, resnet_width=8, resnet_norm="group", step=2, motion_width=8, motion_levels=2, motion_ceiling=16, features=8, features_ceiling=16,
-                    norm="group", down=2, avd_width=8, avd_shape=4, avd_pose=4)
+    smallest = dict(size=32, transforms=3, resnet_width=8, resnet_norm="group", step=2, motion_width=8, motion_levels=2,
+                    motion_ceiling=16, features=8, features_ceiling=16, norm="group", down=2, avd_width=8, avd_shape=4,
+                    avd_pose=4)
 
     def __init__(self, config: Config):
         super().__init__()
         self.config, self.clipped = config, ("detector", "dense") + ("background",) * config.background
-        if 2**config.down < config.step: raise UserError(f"down {config.down}, step {config.step}: the encoder must be as coarse as the flow; use more down or a smaller step")
+        if 2**config.down < config.step:
+            raise UserError(
+                f"down {config.down}, step {config.step}: the encoder must be as coarse as the flow; use more down or a"
+                " smaller step"
+            )
         self.check_size(config.size, config.size)
         widths = doubled(config.features, config.features_ceiling, config.down)
         self.detector = PointRegressor(config.transforms, config.resnet_width, config.resnet_norm)
-        self.background = BackgroundPredictor(ResNet18(6, 6, config.resnet_width, config.resnet_norm)) if config.background else None
+        self.background = BackgroundPredictor(ResNet18(6, 6, config.resnet_width,
+                                                       config.resnet_norm)) if config.background else None
         self.dense, self.small = DenseMotion(config), Downsample(config.step)
         self.first = SameBlock(3, widths[0], config.inpainting_norm, 7)
         self.down = nn.ModuleList(down_blocks(widths, config.inpainting_norm))
         inputs = [w if i == 0 else 2 * w for i, w in enumerate(widths[:0:-1])]
-        self.inpaint = nn.ModuleList(nn.Sequential(NormResBlock(a, config.inpainting_norm), NormResBlock(a, config.inpainting_norm)) for a in inputs)
+        self.inpaint = nn.ModuleList(
+            nn.Sequential(NormResBlock(a, config.inpainting_norm), NormResBlock(a, config.inpainting_norm))
+            for a in inputs)
         self.up = nn.ModuleList(GrowBlock(a, b, config.inpainting_norm) for a, b in zip(inputs, widths[-2::-1]))
         self.final = conv(widths[0], 3, 7)
-        self.avd = AvdNetwork(config.transforms * POINTS, config.avd_width, config.avd_shape, config.avd_pose) if config.avd_width else None
+        self.avd = AvdNetwork(config.transforms * POINTS, config.avd_width, config.avd_shape,
+                              config.avd_pose) if config.avd_width else None
         if self.avd is None: self.modes = self.modes[:2]
 
     def motion_numbers(self) -> int:
-        "Ten per spline and six for the background: what would be sent. The paper counts the spline's six affine coefficients too: K (6 + 10) + 6."
+        """Ten per spline and six for the background: what would be sent. The paper counts the spline's six affine
+        coefficients too: K (6 + 10) + 6."""
         return 2 * POINTS * self.config.transforms + 6 * self.config.background
 
 # %% ../../nbs/42_models.tpsmm.ipynb #f2654f5a
@@ -228,16 +252,21 @@ def transfer(self, source: Source, motion: Motion, start: Motion, mode: Mode) ->
     "Keypoints for rendering (TPSMM, section 3.4). With several sources, those of the first lead."
     self.check_mode(mode)
     points, first = motion.points, source.points[:, 0]
-    if mode == "relative": points = relative_points(*(p.flatten(1, 2) for p in (first, points, start.points))).view_as(points)
-    if mode == "avd": points = full_precision(self.avd(first.flatten(1, 2).expand(len(points), -1, -1), points.flatten(1, 2))).view_as(points)
+    if mode == "relative":
+        points = relative_points(*(p.flatten(1, 2) for p in (first, points, start.points))).view_as(points)
+    if mode == "avd":
+        points = full_precision(self.avd(first.flatten(1, 2).expand(len(points), -1, -1),
+                                         points.flatten(1, 2))).view_as(points)
     return Motion(points, None)
 
 # %% ../../nbs/42_models.tpsmm.ipynb #f17190bd
 @extend(Tpsmm)
-def find_flow(self, source: Source, motion: Motion, background: torch.Tensor | None, dropout: tuple | None = None) -> Flow:
+def find_flow(self, source: Source, motion: Motion, background: torch.Tensor | None,
+              dropout: tuple | None = None) -> Flow:
     "Flow and masks of every source for every frame, `frames · S` in all."
     n, s = len(motion.points), source.small.shape[1]
-    return self.dense(each_source(source.small, n), each_source(source.points, n), each_frame(motion.points, s), background, dropout)
+    return self.dense(each_source(source.small, n), each_source(source.points, n), each_frame(motion.points, s),
+                      background, dropout)
 
 @extend(Tpsmm)
 def predict_background(self, source: Source, motion: Motion) -> torch.Tensor | None:
@@ -249,7 +278,8 @@ def predict_background(self, source: Source, motion: Motion) -> torch.Tensor | N
 # %% ../../nbs/42_models.tpsmm.ipynb #b41ca684
 @extend(Tpsmm)
 def bend(self, x: torch.Tensor, flow: Flow, level: int) -> torch.Tensor:
-    "What is at resolution `level` (0 is the finest) of the source, read through the flow and dimmed by the mask of that level."
+    """What is at resolution `level` (0 is the finest) of the source, read through the flow and dimmed by the mask of
+    that level."""
     h, w = x.shape[-2:]
     return warp(x, resize_flow(flow.map, h, w, True), True) * self.mask(flow, level, h, w)
 
@@ -276,18 +306,24 @@ def paint(self, source: Source, flow: Flow, frames: int) -> torch.Tensor:
 # %% ../../nbs/42_models.tpsmm.ipynb #09f0ffbc
 @extend(Tpsmm)
 def render(self, source: Source, motion: Motion, extras: bool = False) -> Rendering:
-    "Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and masks of the first source."
+    """Frames `(B, 3, H, W)`; B of `source` is 1 or that of `motion`. `extras` adds flow, contributions and masks of
+    the first source."""
     flow = self.find_flow(source, motion, self.predict_background(source, motion))
     frame = self.paint(source, flow, len(motion.points))
     if not extras: return Rendering(frame)
-    found = {"flow": edge_convention(resize_flow(flow.map, *frame.shape[-2:], True)), "contributions": flow.contributions}
+    found = {
+        "flow": edge_convention(resize_flow(flow.map, *frame.shape[-2:], True)),
+        "contributions": flow.contributions
+    }
     found |= {f"mask{i}": mask for i, mask in enumerate(flow.masks)}
     return Rendering(frame, {k: v[::source.small.shape[1]] for k, v in found.items()})
 
 # %% ../../nbs/42_models.tpsmm.ipynb #f3018f75
 @extend(Tpsmm)
-def candidates(self, source: Source, motion: Motion, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints `(1, K, n, 2)` of source and frame."
+def candidates(self, source: Source, motion: Motion, height: int,
+               width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For figures of one frame: its K + 1 maps `(1, K + 1, H, W, 2)` of the first source, enlarged, and keypoints
+    `(1, K, n, 2)` of source and frame."""
     background, points = self.predict_background(source, motion), source.points[:, 0]
     maps = candidate_maps(points, motion.points, background, self.config.regulariser, *source.small.shape[-2:])
     return resize_flow(maps[0], height, width, align_corners=True)[None], points, motion.points
@@ -297,7 +333,10 @@ def candidates(self, source: Source, motion: Motion, height: int, width: int) ->
 def warp_loss(self, source: Source, flow: Flow, driving: torch.Tensor) -> torch.Tensor:
     "Sum over levels of the mean difference between moved source features and driving features (TPSMM Eq. 13)."
     still, s = Flow(flow.map, flow.contributions, [mask.detach() for mask in flow.masks]), source.small.shape[1]
-    with torch.no_grad(): wanted = [each_frame(x, s) * self.mask(still, level, *x.shape[-2:]) for level, x in enumerate(self.encoder(driving))]
+    with torch.no_grad():
+        wanted = [
+            each_frame(x, s) * self.mask(still, level, *x.shape[-2:]) for level, x in enumerate(self.encoder(driving))
+        ]
     moved = (self.bend(each_source(x.detach(), len(driving)), still, level) for level, x in enumerate(source.levels))
     return sum((a - b).abs().mean() for a, b in zip(moved, wanted))
 
@@ -319,7 +358,8 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     deformation = random_deformation(batch.seeds, batch.driving.device, weight.deformation)
     deformed = self.detector(deformation.images(batch.driving, align_corners=True))
-    terms["equivariance"] = weight.equivariance * equivariance(motion.points.flatten(1, 2), deformed.flatten(1, 2), deformation)
+    terms["equivariance"] = weight.equivariance * equivariance(motion.points.flatten(1, 2), deformed.flatten(1, 2),
+                                                               deformation)
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
     if there is not None and weight.background: terms["background"] = weight.background * background_loss(there, back)
     return rendering, terms
@@ -363,18 +403,46 @@ class TpsmmParams:
 
     def config(self) -> dict:
         "The fields of `animrepro.models.tpsmm.Config`. What they do not fix has the authors' value by default."
-        common, generator, dense, avd = self.common_params, self.generator_params, self.dense_motion_params, self.avd_network_params
+        common, generator, dense, avd = (
+            self.common_params,
+            self.generator_params,
+            self.dense_motion_params,
+            self.avd_network_params,
+        )
         return dict(transforms=common.num_tps, background=common.bg, multi_mask=common.multi_mask,
-                    features=generator.block_expansion, features_ceiling=generator.max_features, down=generator.num_down_blocks,
-                    motion_width=dense.block_expansion, motion_ceiling=dense.max_features, motion_levels=dense.num_blocks,
-                    step=to_step(dense.scale_factor), variance=dense.kp_variance,
-                    avd_shape=avd.id_bottle_size, avd_pose=avd.pose_bottle_size)
+                    features=generator.block_expansion, features_ceiling=generator.max_features,
+                    down=generator.num_down_blocks, motion_width=dense.block_expansion,
+                    motion_ceiling=dense.max_features, motion_levels=dense.num_blocks, step=to_step(dense.scale_factor),
+                    variance=dense.kp_variance, avd_shape=avd.id_bottle_size, avd_pose=avd.pose_bottle_size)
 
 # %% ../../nbs/42_models.tpsmm.ipynb #4385156f
-Tpsmm.official = Official({
-    "kp_detector": {"fg_encoder.": "detector.network."},
-    "bg_predictor": {"bg_encoder.": "background.network."},
-    "dense_motion_network": under("hourglass.", "dense.hourglass.", HOURGLASS) | under("", "dense.", {"maps.": "contribution.", "up.": "up.", "occlusion.": "masks."}) | {"down.weight": "small.kernel"},
-    "inpainting_network": LAYERS | {f"resblock.{2 * i + j}.": f"inpaint.{i}.{j}." for i in range(8) for j in range(2)},
-    "avd_network": under("", "avd.", {"id_encoder.": "shape_encoder.", "pose_encoder.": "pose_encoder.", "decoder.": "decoder."}),
-}, TpsmmParams, mark="num_tps", optional={"bg_predictor": "background", "avd_network": "avd_width"})
+Tpsmm.official = Official(
+    {
+        "kp_detector": {
+            "fg_encoder.": "detector.network."
+        },
+        "bg_predictor": {
+            "bg_encoder.": "background.network."
+        },
+        "dense_motion_network": under("hourglass.", "dense.hourglass.", HOURGLASS)
+        | under("", "dense.", {
+            "maps.": "contribution.",
+            "up.": "up.",
+            "occlusion.": "masks."
+        }) | {
+            "down.weight": "small.kernel"
+        },
+        "inpainting_network": LAYERS | {
+            f"resblock.{2 * i + j}.": f"inpaint.{i}.{j}."
+            for i in range(8)
+            for j in range(2)
+        },
+        "avd_network": under("", "avd.", {
+            "id_encoder.": "shape_encoder.",
+            "pose_encoder.": "pose_encoder.",
+            "decoder.": "decoder."
+        }),
+    }, TpsmmParams, mark="num_tps", optional={
+        "bg_predictor": "background",
+        "avd_network": "avd_width"
+    })
