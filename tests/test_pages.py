@@ -6,6 +6,7 @@ from conftest import ROOT
 
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
+FIGURES = ROOT / "results" / "record" / "figures"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "results" / "record").rglob("*.md"))]
 # Notebooks and tests whose code was wrapped at 120 columns. The others follow when they are next rewritten.
 WRAPPED = ["76_readme.ipynb", "85_studio.ipynb", "apps/animate.ipynb", "apps/study.ipynb", "index.ipynb"]
@@ -55,8 +56,28 @@ def test_the_map_names_every_notebook():
 
 def test_every_figure_of_record_is_shown():
     shown = "".join(p.read_text(encoding="utf8") for p in [*PAGES, *NOTEBOOKS])
-    figures = [p.name for p in (ROOT / "results" / "record" / "figures").glob("*") if p.suffix in (".png", ".gif")]
+    figures = [p.name for p in FIGURES.glob("*") if p.suffix in (".png", ".gif")]
     assert [name for name in figures if name not in shown] == []
+
+
+def shown_of_record(path: Path) -> set:
+    "Names of the figures of record that a notebook embeds."
+    pictures = re.findall(r"!\[[^\]]+\]\(([^()\s]+)\)", prose(path))
+    return {file.name for t in pictures if (file := (path.parent / t).resolve()).parent == FIGURES and file.is_file()}
+
+
+def test_notebooks_show_what_trained_models_do():
+    shown = {p.relative_to(NBS).as_posix(): shown_of_record(p) for p in NOTEBOOKS}
+    assert len(set().union(*shown.values())) >= 20
+    need = [name for name in shown if re.match(r"4[1-8]_models\.|papers/", name)]
+    assert need and [name for name in need if not shown[name]] == []
+
+
+def test_ablations_end_on_their_record():
+    for path in sorted((NBS / "ablations").glob("*.ipynb")):
+        last = "".join(json.loads(path.read_text(encoding="utf8"))["cells"][-1]["source"])
+        assert last.startswith("## On record\n"), f"{path.name} ends on the table and the figures of its record"
+        assert re.search(r"\]\(\.\./\.\./results/record/(tables/\w+\.md|scores\.csv)\)", last), path.name
 
 
 def test_lines_fit_a_screen():
