@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
            'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'identity',
-           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'bench', 'convert', 'spread',
-           'sweep', 'sweep_grid', 'stages', 'probe', 'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
+           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'check_motion',
+           'check_abilities', 'send_codes', 'bench', 'convert', 'spread', 'sweep', 'sweep_grid', 'stages', 'probe',
+           'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/82_cli.ipynb #f0f3159c
 import contextlib, signal, sys
@@ -392,10 +393,14 @@ def calibrate(dataset: str, clips: int, frames: int, out: Path | None, device: s
 # %% ../nbs/82_cli.ipynb #50c8f6e3
 @cli.command()
 @click.argument("weights", type=Input())
-@click.option("--source", "sources", multiple=True, required=True, type=Input(),
+@click.option("--source", "sources", multiple=True, type=Input(),
               help="A picture of the subject; several times for several.")
-@click.option("--driving", required=True, type=Input(), help="The video whose motion is taken.")
-@click.option("--out", required=True, type=Output(), help="The video to write: .mp4, .mov, .gif or .mkv.")
+@click.option("--driving", type=Input(), help="The video whose motion is taken.")
+@click.option("--from-codes", "received", type=Input(),
+              help="In the place of --driving: a file of motion codes that --codes wrote with the same WEIGHTS.")
+@click.option("--out", type=Output(), help="The video to write: .mp4, .mov, .gif or .mkv.")
+@click.option("--codes", type=Output(),
+              help="Write the motion codes of --driving: what a receiver who has WEIGHTS and sources must be sent.")
 @click.option(
     "--mode", type=click.Choice(["absolute", "relative", "avd"]), default="absolute", show_default=True, help=
     "absolute: the positions of the driving subject; relative: its movement; avd: for weights of TPSMM that learned it."
@@ -409,21 +414,47 @@ def calibrate(dataset: str, clips: int, frames: int, out: Path | None, device: s
     help="Free view (fv2v): turn the head to this angle, in degrees, whatever the video does [default: the video's].")
 @click.option("--pitch", type=float, help="The same for nodding.")
 @click.option("--roll", type=float, help="The same for leaning.")
-def animate(weights, sources, driving, out, mode, frames, device, precision, top_k, **angles):
+def animate(weights, sources, driving, received, out, codes, mode, frames, device, precision, top_k, **angles):
     """Make the subject of the source pictures move like the driving video. The result has the size that WEIGHTS were
-    trained at; those of the project draw 64 × 64."""
-    from animrepro.animate import animate
+    trained at; those of the project draw 64 × 64. With --codes and without --out nothing is drawn."""
+    from animrepro.animate import animate, animate_codes, load_sources
     from animrepro.checkpoint import load_weights
-    from animrepro.core import UserError
+    check_motion(sources, driving, received, out, codes, frames)
     model = load_weights(weights, pick_device(device))
-    if top_k and not hasattr(model, "top_k"): raise UserError("--top-k: this method has no attention; leave it out")
-    if top_k: model.top_k = top_k
     view = {name: angle for name, angle in angles.items() if angle is not None}
+    check_abilities(model, top_k, view)
+    if top_k: model.top_k = top_k
+    pictures = load_sources(list(sources), model.config.size) if out else None
+    if codes: send_codes(model, driving, codes, precision)
+    if not out: return
+    draw, motion = (animate_codes, received or codes) if received or codes else (animate, driving)
+    count = draw(model, pictures, motion, out, mode, frames, precision, view=view)
+    click.echo(f"{out}: {count} frames of {model.config.size} × {model.config.size}")
+
+# %% ../nbs/82_cli.ipynb #b46416d5
+def check_motion(sources, driving, received, out, codes, frames):
+    "Raises `UserError` unless motion comes from one place and something is to be written."
+    from animrepro.core import UserError
+    if not sources and (out or not codes): raise UserError("no source picture given; add --source PICTURE")
+    if received and driving:
+        raise UserError(f"--from-codes {received}: takes the place of --driving {driving}; leave one of them out")
+    if received and codes: raise UserError(f"--from-codes {received}: holds what --codes would write; leave one out")
+    if not received and not driving: raise UserError("no motion given; add --driving VIDEO or --from-codes FILE")
+    if not out and (frames or not codes): raise UserError("no video to write; add --out VIDEO, or only --codes FILE")
+
+def check_abilities(model, top_k: int | None, view: dict):
+    "Raises `UserError` for an option that the method of `model` knows nothing of."
+    from animrepro.core import UserError
+    if top_k and not hasattr(model, "top_k"): raise UserError("--top-k: this method has no attention; leave it out")
     if view and not hasattr(model, "turn"):
         raise UserError(
             f"--{next(iter(view))}: this method has no head pose to turn; use weights of fv2v, or leave it out")
-    count = animate(model, model.config.size, list(sources), driving, out, mode, frames, precision, view=view)
-    click.echo(f"{out}: {count} frames of {model.config.size} × {model.config.size}")
+
+def send_codes(model, driving: str, codes: Path, precision: str):
+    "Writes the motion codes of a video and says what they cost."
+    from animrepro.animate import bits_per_frame, send
+    about = send(model, model.config.size, driving, codes, precision)
+    click.echo(f"{codes}: {about.frames} frames in {codes.stat().st_size} bytes, {bits_per_frame(codes)} bits per frame")
 
 # %% ../nbs/82_cli.ipynb #af863384
 @cli.command()

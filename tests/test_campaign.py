@@ -109,6 +109,7 @@ def project(start, tmp_path_factory):
     frames = render(sample_identity(0), sample_motion(0, 40), 64).frames
     write_video(folder / "driving.mp4", frames, Fraction(25))
     Image.fromarray(frames[0]).save(folder / "source.png")
+    done(start, folder, "animate", WEIGHTS, "--driving", "driving.mp4", "--codes", "made.codes")
     return folder
 
 
@@ -145,6 +146,17 @@ def told(about=None, tensors=None):
             }.items() if v is not ...
         })
         save_file(tensors(state) if tensors else state, p / WEIGHTS, {"animrepro": text})
+    return spoil
+
+
+def coded(tensors=lambda s: s, **about):
+    "A file of motion codes that says `about` of itself, or whose tensors are changed."
+    def spoil(p):
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+        with safe_open(p / "made.codes", "pt") as f:
+            good, state = json.loads(f.metadata()["animrepro codes"]), {k: f.get_tensor(k) for k in f.keys()}
+        save_file(tensors(state), p / "made.codes", {"animrepro codes": json.dumps({**good, **about})})
     return spoil
 
 
@@ -214,6 +226,7 @@ def compressed(p):
 
 
 ANIMATE = ["animate", WEIGHTS, "--source", "source.png", "--driving", "driving.mp4", "--out", "out/made.mp4"]
+RECEIVE = ["animate", WEIGHTS, "--source", "source.png", "--from-codes", "made.codes", "--out", "out/made.mp4"]
 TRAIN, EVALUATE = ["train", "tiny", METHOD, "--out", "out"], ["evaluate", WEIGHTS, "tiny", "--out", "out"]
 nothing = lambda p: None
 
@@ -278,6 +291,26 @@ BAD = {
     "frames into a folder that holds something": (nothing, [*ANIMATE, "--frames", "data"], "data"),
     "mode that the model lacks": (nothing, [*ANIMATE, "--mode", "avd"], "avd"),
     "attention of a model without": (nothing, [*ANIMATE, "--top-k", "4"], "--top-k"),
+    # animate: motion codes
+    "no codes": (lambda p: (p / "made.codes").unlink(), RECEIVE, "made.codes"),
+    "half of the codes": (lambda p: shortened(p / "made.codes", 0.5), RECEIVE, "made.codes"),
+    "video as codes": (lambda p: shutil.copy(p / "driving.mp4", p / "made.codes"), RECEIVE, "made.codes"),
+    "weights as codes": (lambda p: shutil.copy(p / WEIGHTS, p / "made.codes"), RECEIVE, "made.codes"),
+    "codes as weights": (nothing, ["animate", "made.codes", *ANIMATE[2:]], "made.codes"),
+    "codes of another method": (coded(method="lia"), RECEIVE, "made.codes: motion codes of lia"),
+    "codes of other weights": (coded(weights="0" * 64), RECEIVE, "made.codes: motion codes of other weights"),
+    "codes of another size": (coded(size=48), RECEIVE, "made.codes: motion codes of frames of 48 pixels"),
+    "codes of no rate": (coded(fps="1/0"), RECEIVE, "made.codes"),
+    "codes that lack frames": (coded(lambda s: {k: v[:9] for k, v in s.items()}), RECEIVE, "made.codes"),
+    "codes that lack keypoints": (coded(lambda s: {k: v[:, :2].contiguous() for k, v in s.items()}), RECEIVE, "made.codes"),
+    "codes that are not finite": (coded(lambda s: {k: v / 0 for k, v in s.items()}), RECEIVE, "made.codes"),
+    "codes and a video": (nothing, [*RECEIVE, "--driving", "driving.mp4"], "made.codes"),
+    "codes from codes": (nothing, [*RECEIVE, "--codes", "more.codes"], "made.codes"),
+    "neither codes nor video": (nothing, [*RECEIVE[:4], *RECEIVE[6:]], "--from-codes"),
+    "nothing to write": (nothing, ANIMATE[:6], "--out"),
+    "codes of a video cut at half": (lambda p: shortened(p / "driving.mp4", 0.5), [*ANIMATE[:2], *ANIMATE[4:6], "--codes", "out/more.codes"], "driving.mp4"),
+    "codes onto the video": (nothing, [*ANIMATE, "--codes", "driving.mp4"], "driving.mp4"),
+    "codes onto the output": (nothing, [*ANIMATE, "--codes", "out/made.mp4"], "made.mp4"),
     # train: what is asked for
     "unknown method": (nothing, ["train", "tiny", "sora"], "sora"),
     "unknown data set": (nothing, ["train", "none", METHOD], "none"),

@@ -81,6 +81,20 @@ def test_animate_writes_gif_and_top_k(project, tmp_path):
     assert Image.open(tmp_path / "out.gif").n_frames == 9
 
 
+def test_codes_alone_are_enough_for_the_same_frames(project, tmp_path):
+    codes = tmp_path / "c.codes"
+    shown = lambda name: [(tmp_path / name / f"{t:05d}.png").read_bytes() for t in range(9)]
+    direct = animate(project, tmp_path / "direct.mp4", "run/weights.safetensors", "source.png", "driving.mp4",
+                     "--frames", tmp_path / "direct", "--mode", "relative")
+    sent = call(project, "animate", "run/weights.safetensors", "--driving", "driving.mp4", "--codes", codes)
+    assert direct.returncode == sent.returncode == 0, direct.stderr + sent.stderr
+    assert f"9 frames in {codes.stat().st_size} bytes, {4 * 3 * 32} bits per frame" in sent.stdout
+    drawn = call(project, "animate", "run/weights.safetensors", "--source", "source.png", "--from-codes", codes,
+                 "--out", tmp_path / "sent.mp4", "--frames", tmp_path / "sent", "--mode", "relative")
+    assert drawn.returncode == 0, drawn.stderr
+    assert shown("sent") == shown("direct") and probe(tmp_path / "sent.mp4") == probe(tmp_path / "direct.mp4")
+
+
 def spoil(project, tmp_path, what):
     "A broken copy of an input."
     bad = tmp_path / what
