@@ -462,26 +462,40 @@ def send_codes(model, driving: str, codes: Path, precision: str):
 @click.option("--size", type=click.IntRange(32), default=256, show_default=True, help="Width and height of pictures.")
 @click.option("--sources", "-s", multiple=True, type=click.IntRange(1), default=(1, ), show_default=True,
               help="Number of sources, several times for several.")
+@click.option("--scale", default="paper", show_default=True,
+              help="Section of params.yaml: architecture and, with --train, losses and batch.")
+@click.option("--train", is_flag=True, help="Also measure training steps.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV to write [default: results/run/speed.csv].")
-def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], device: str | None, out: Path | None):
-    """Frames per second of METHODS (default: all of the papers' recipes) at the paper's architecture, and how far
-    from the machine's limit."""
+@click.option("--out", type=Output(),
+              help="CSV to write, with a figure of that name beside it [default: results/run/speed.csv].")
+def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], scale: str, train: bool, precision: str,
+          device: str | None, out: Path | None):
+    """Frames per second of METHODS (default: all that have the scale), how far from the machine's limit, and how much
+    memory. Beside the authors' code where ANIMREPRO_REFERENCE_TPSMM, _FOMM or _LIA names a clone of it."""
     import pandas as pd
-    from animrepro.bench import bench, machine_rates
+    from animrepro.bench import COLUMNS, Setting, bench, bench_training, machine_rates
     from animrepro.core import load_params, project_root
     from animrepro.evaluate import save_table
+    from animrepro.figures import save_figure, speed_figure
     from animrepro.train import method_config
-    params, device = load_params(), pick_device(device).type
-    configs = {
-        m: method_config(params.methods, m, "paper").model
-        for m in methods or [m for m in params.methods if "paper" in params.methods[m]]
-    }
-    rates = machine_rates(device)
-    click.echo(", ".join(f"{name}: {rate:.0f} · 10⁹ operations per second" for name, rate in rates.items()), err=True)
-    table = pd.DataFrame([bench(m, config, size, s, rates, device) for m, config in configs.items() for s in sources])
-    save_table(out or project_root() / RUN / "speed.csv", table)
-    click.echo(table.to_string(index=False))
+    params, device, rows = load_params().methods, pick_device(device).type, []
+    configs = {m: method_config(params, m, scale) for m in methods or [m for m in params if scale in params[m]]}
+    if not configs: raise click.UsageError(f"--scale {scale}: no method of params.yaml has such a section; use another")
+    out = out or project_root() / RUN / "speed.csv"
+    rates = machine_rates(device, precision, size)
+    for method, config in configs.items():
+        for count in sources:
+            setting = Setting(method, config, size, count, device, precision)
+            rows += bench(setting, rates, authors=count == 1 and scale == "paper")
+        if train: rows.append(bench_training(setting, rates))
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        save_table(out, table)
+        save_figure(out.with_suffix(".png"), speed_figure(table))
+    click.echo(table.drop(columns=["machine", "convolution_rate", "product_rate"]).to_string(index=False, na_rep="-",
+                                                                                             float_format="%.3g"))
+    click.echo(f"{table.machine[0]}: " + ", ".join(f"{kind} {rate:.0f}" for kind, rate in rates.items())
+               + " · 10⁹ operations per second", err=True)
 
 # %% ../nbs/82_cli.ipynb #c254bd2e
 @cli.command()

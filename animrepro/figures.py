@@ -12,9 +12,10 @@ __all__ = ['COLOURS', 'SOURCES', 'EXTRA', 'GREY', 'STYLE', 'TOP_K', 'MAPS', 'STE
            'candidates', 'pixels', 'draw_lattice', 'largest_maps', 'grid_figure', 'spread_of', 'directions_figure',
            'references', 'reference_figure', 'reference_numbers', 'flow_colours', 'levels_figure', 'r2_panel',
            'heat_panel', 'probe_figure', 'probe_numbers', 'busiest_column', 'redraw_clip', 'jitter_panel',
-           'continuity_figure', 'curves_figure', 'sources_figure', 'pose_gaps', 'by_gap', 'gap_numbers', 'gap_figure',
-           'cell', 'still_cells', 'rows_of', 'performed', 'animation', 'held', 'save_gif', 'save_figure', 'scored',
-           'read_scores', 'attention_figures', 'blending_figures', 'lia_figures', 'trained_models', 'write_figures']
+           'continuity_figure', 'curves_figure', 'sources_figure', 'speed_figure', 'pose_gaps', 'by_gap', 'gap_numbers',
+           'gap_figure', 'cell', 'still_cells', 'rows_of', 'performed', 'animation', 'held', 'save_gif', 'save_figure',
+           'scored', 'read_scores', 'attention_figures', 'blending_figures', 'lia_figures', 'trained_models',
+           'write_figures']
 
 # %% ../nbs/74_figures.ipynb #38099a73
 import functools, math
@@ -845,6 +846,27 @@ def sources_figure(scores: pd.DataFrame, copy: pd.DataFrame) -> Figure:
             ax.axhline(value, color=GREY, ls="--", lw=0.8, label=title_of("copy"))
         ax.set(xlabel="sources", title=SOURCE_METRICS[metric], xticks=sorted(set(scores.sources)))
     legend_above(fig, dict(zip(*axes[0].get_legend_handles_labels()[::-1])))
+    return fig
+
+# %% ../nbs/74_figures.ipynb #46872c9f
+@styled
+def speed_figure(table: pd.DataFrame) -> Figure:
+    """A bar per line of `speed.csv` that is about frames, by motion and rendering where they were told apart, with a
+    mark at the machine's limit."""
+    rows = table[table.work == "frame"].reset_index(drop=True)
+    parts = {"motion": rows.motion_s, "render": rows.render_s, "motion and render": rows.seconds[rows.render_s.isna()],
+             "encode, once per video": rows.encode_s}
+    fig, left = Figure(figsize=(5.2, 0.24 * len(rows) + 0.9)), np.zeros(len(rows))
+    ax = fig.subplots()
+    for (label, seconds), colour in zip(parts.items(), (COLOURS[4], COLOURS[0], GREY, "#E2E2E2")):
+        width = 1000 * seconds.reindex(rows.index).fillna(0).to_numpy()
+        if width.any(): ax.barh(rows.index, width, 0.7, left, color=colour, label=label)
+        left = left + width
+    ax.plot(1000 * rows.seconds / rows.limit, rows.index, "|", color=COLOURS[5], ms=11, mew=1.6, label="limit")
+    name = lambda r: f"{title_of(r.method)}, {r.sources} source{'s' * (r.sources > 1)}"
+    ax.set(yticks=rows.index, yticklabels=[name(r) for r in rows.itertuples()], xlabel="ms")
+    ax.invert_yaxis()
+    legend_above(fig, dict(zip(*ax.get_legend_handles_labels()[::-1])))
     return fig
 
 # %% ../nbs/74_figures.ipynb #d8636021

@@ -134,6 +134,7 @@ FIGURES = {  # what each figure of `animrepro figures` shows, in the order of th
     "probe.png": "How much of the true motion, and of identity, a motion code tells",
     "continuity.png": "One column of pixels over time, and jitter",
     "curves.png": "Losses against steps",
+    "speed.png": "Time of a frame by its parts, and where the limit of the machine is",
 }
 
 def figures_block(record: Path) -> str:

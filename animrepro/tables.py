@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS', 'POOLED_COLUMNS', 'HEADS', 'DATASETS',
            'DIGITS', 'MISSING', 'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES', 'VANISHED', 'UNASKED',
-           'BENCHES', 'FAULTS', 'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'shown_methods', 'run_folders',
-           'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'variants', 'Contrast', 'within',
-           'between', 'contrasts', 'row_files', 'read_rows', 'by_frame', 'paired', 'find_gains', 'find_samples', 'pool',
-           'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent', 'name_keys', 'grid', 'Table',
-           'lines_of', 'in_sweep', 'by_variant', 'study_blocks', 'our_blocks', 'by_mode', 'notes', 'missing_block',
-           'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks',
-           'calibration_blocks', 'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex', 'to_long', 'write_bytes',
-           'write_text', 'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge', 'record_rows', 'renew',
-           'promote', 'seal', 'changed_numbers', 'log_change', 'training_folder', 'copy_record', 'copy_weights']
+           'BENCHES', 'FAULTS', 'SPEED', 'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'shown_methods',
+           'run_folders', 'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'variants', 'Contrast',
+           'within', 'between', 'contrasts', 'row_files', 'read_rows', 'by_frame', 'paired', 'find_gains',
+           'find_samples', 'pool', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent',
+           'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks', 'our_blocks', 'by_mode',
+           'notes', 'missing_block', 'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike',
+           'disagreement', 'disagreement_blocks', 'calibration_blocks', 'read_speed', 'number', 'speed_blocks',
+           'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text',
+           'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge', 'record_rows', 'renew', 'promote',
+           'seal', 'changed_numbers', 'log_change', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/73_tables.ipynb #1bdcbfae
 import datetime, itertools, json
@@ -98,7 +99,8 @@ def sweep_of(scores: pd.DataFrame) -> pd.Series:
 # %% ../nbs/73_tables.ipynb #a70c0c89
 OTHERS = {  # rows that are no method of this repository: variants and programs of the authors
     "mraa_no_background": "MRAA without background",
-    "fomm_reference": "FOMM, authors' code", "tpsmm_reference": "TPSMM, authors' code"}
+    "fomm_reference": "FOMM, authors' code", "tpsmm_reference": "TPSMM, authors' code",
+    "lia_reference": "LIA, authors' code"}
 
 def titles() -> dict[str, str]:
     """What people call the methods, in the order of tables: of two methods the one that stands here first is
@@ -809,6 +811,44 @@ def calibration_blocks(title: str, evidence: Evidence) -> list[Block]:
                    *seen)))
     return blocks
 
+# %% ../nbs/73_tables.ipynb #a53d6b9f
+SPEED = {  # columns of `speed.csv` that are shown, and their headings
+    "size": "size", "sources": "sources", "batch": "batch", "precision": "precision", "encode_s": "encode (s)",
+    "motion_s": "motion (s)", "render_s": "render (s)", "seconds": "in all (s)", "spread": "slowest / fastest",
+    "per_second": "per second", "gflop": "GFLOP", "limit": "times the limit", "memory_gib": "memory (GiB)",
+    "against_authors": "authors' time / ours"}
+
+def read_speed(folder: Path) -> pd.DataFrame:
+    "What `animrepro bench` measured, in the folder of a run or of the record; empty where it measured nothing."
+    for path in (folder / "speed.csv", folder / "tables" / "speed.csv"):
+        if not path.is_file(): continue
+        try: found = pd.read_csv(path)
+        except (ValueError, OSError): found = pd.DataFrame()
+        if {"method", "work", "machine", *SPEED} <= set(found): return found
+        raise UserError(f"{path}: not a table of `animrepro bench`; delete it and measure again")
+    return pd.DataFrame()
+
+# %% ../nbs/73_tables.ipynb #229a5091
+def number(value) -> str:
+    "A measured value in three digits, a word as it is."
+    if isinstance(value, str): return value
+    return "–" if np.isnan(value) else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+def speed_blocks(title: str, evidence: Evidence) -> list[Block]:
+    "Time, rate, distance from the limit and memory: a block per machine and kind of work."
+    lines, blocks = read_speed(evidence.folder), []
+    for (machine, work), part in lines.groupby(["machine", "work"], sort=False) if len(lines) else ():
+        kept = [c for c in SPEED if part[c].notna().any()]
+        cells = part[kept].map(number).rename(columns=SPEED)
+        cells.insert(0, "method", part["method"].map(title_of))
+        rates = "; ".join(f"{precision}: {r.convolution_rate:.0f} in convolutions, {r.product_rate:.0f} in products"
+                          for precision, r in part.groupby("precision").first().iterrows())
+        blocks.append(Block(f"{title}: {work}, {machine}", cells, (
+            f"The machine's best rates, measured in the same run, in GFLOP per second: {rates}. The limit is the time"
+            " that the operations of a row take at the better one.",
+            "Memory is what a process that does nothing else takes beyond Python and torch.")))
+    return blocks
+
 # %% ../nbs/73_tables.ipynb #6bad7a28
 def markdown_lines(head: Iterable[str], rows: Iterable[Iterable]) -> str:
     "Head and rows of a table as Markdown."
@@ -899,8 +939,8 @@ def write_forms(path: Path, title: str, blocks: list[Block]):
 
 # %% ../nbs/73_tables.ipynb #8dbddd73
 def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
-    """Writes every table in its three forms, the disagreement between papers, and the calibration. Without `run`
-    (the folder of record itself) its block is left out."""
+    """Writes every table in its three forms, the disagreement between papers, the calibration and the speed.
+    Without `run` (the folder of record itself) its block is left out."""
     for table in TABLES:
         ours = our_blocks(table, "Record (this repository)",
                           record) + (our_blocks(table, "This run", run) if run else [])
@@ -918,6 +958,9 @@ def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
                                     record) + (calibration_blocks("This run", run) if run else [])
     write_forms(folder / "calibration", "Real frames with a known fault", calibrated
                 or [Block("Not run", None, ("`animrepro calibrate DATASET` makes it.", ))])
+    measured = speed_blocks("Record (this repository)", record) + (speed_blocks("This run", run) if run else [])
+    if measured: write_forms(folder / "speed", "Speed", measured)
+    if len(own := read_speed((run or record).folder)): save_table(folder / "speed.csv", own)
 
 # %% ../nbs/73_tables.ipynb #0bb3e497
 def headline(run: Evidence) -> dict:
@@ -995,6 +1038,7 @@ def promote(root: str | Path, note: str = "") -> list[str]:
         for kind in ("studies", "calibration")
         for p in sorted((run.folder / kind).glob("*.csv"))
     }
+    copies |= {"tables/speed.csv": run.folder / "speed.csv", "figures/machine_speed.png": run.folder / "speed.png"}
     for name, path in copies.items():
         if path.is_file(): write_bytes(target / name, path.read_bytes())
     log_change(target / "LOG.md", before, record, note)

@@ -7,10 +7,11 @@
 The last needs clones of github.com/yoyo-nb/Thin-Plate-Spline-Motion-Model, github.com/AliaksandrSiarohin/first-order-model and
 github.com/wyhsirius/LIA, whose folders ANIMREPRO_REFERENCE_TPSMM, ANIMREPRO_REFERENCE_FOMM and ANIMREPRO_REFERENCE_LIA name.
 `python tests/test_official.py` then prints GOLDEN anew."""
-import argparse, ast, copy, importlib, math, os, pickle, re, subprocess, sys, time, types
+import argparse, ast, copy, math, os, pickle, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F, yaml
 from torch import nn
+from animrepro.authors import their_lia, their_networks
 from animrepro.checkpoint import load_weights, read_about
 from animrepro.cli import main
 from animrepro.core import rng, to_uint8
@@ -252,41 +253,7 @@ class Reference:
     "The authors' networks, built from a configuration."
     def __init__(self, method: str, folder: Path, settings: dict):
         self.method, self.folder, self.settings = method, folder, settings
-        params = settings["model_params"]
-        common = params["common_params"]
-        if method == "tpsmm":
-            self.networks = {
-                "kp_detector": self.of("keypoint_detector").KPDetector(**common),
-                "dense_motion_network": self.of("dense_motion").DenseMotionNetwork(**common,
-                                                                                   **params["dense_motion_params"]),
-                "inpainting_network": self.of("inpainting_network").InpaintingNetwork(**params["generator_params"],
-                                                                                      **common)
-            }
-            if common["bg"]: self.networks["bg_predictor"] = self.of("bg_motion_predictor").BGMotionPredictor()
-            if params.get("avd_network_params"):
-                self.networks["avd_network"] = self.of("avd_network").AVDNetwork(common["num_tps"],
-                                                                                 **params["avd_network_params"])
-        else:
-            self.networks = {
-                "kp_detector": self.of("keypoint_detector").KPDetector(**params["kp_detector_params"], **common),
-                "generator": self.of("generator").OcclusionAwareGenerator(**params["generator_params"], **common)
-            }
-
-    def of(self, module: str):
-        """A module of the authors'. Their package is called `modules` in both repositories, so it is forgotten at
-        once; a fake stands for the one with compiled needs."""
-        fake = types.ModuleType("sync_batchnorm")
-        fake.SynchronizedBatchNorm2d = nn.BatchNorm2d
-        before = dict(sys.modules)
-        sys.path.insert(0, str(self.folder)); sys.modules["sync_batchnorm"] = fake
-        try: return importlib.import_module(f"modules.{module}")
-        finally:
-            sys.path.remove(str(self.folder))
-            for name in [
-                    n for n in sys.modules
-                    if n not in before and (n == "sync_batchnorm" or n.split(".")[0] == "modules")
-            ]:
-                del sys.modules[name]
+        self.networks = their_networks(method, folder, settings["model_params"])
 
     def fill(self):
         "Draws all weights; the blur before downsampling is fixed."
@@ -361,33 +328,8 @@ class Reference:
 
 
 class LiaReference:
-    """The authors' generator. Three words of its code are changed: no GPU, grids in the precision of the rest, and a
-    function that torch has under another name today."""
-    def __init__(self, folder: Path, size: int = 256, narrow: int = 1, width: int = 512, directions: int = 20):
-        self.folder, self.narrow = folder, narrow
-        package = types.ModuleType("networks")
-        package.__path__ = []
-        sys.modules["networks"] = package
-        try:
-            self.net = [self.of(name)
-                        for name in ("encoder", "styledecoder", "generator")][-1].Generator(size, width, directions)
-        finally:
-            for name in [n for n in sys.modules if n.split(".")[0] == "networks"]: del sys.modules[name]
-        # theirs has 512 rows whatever the width
-        self.net.dec.direction.weight = nn.Parameter(torch.empty(width, directions))
-        self.net.eval()
-
-    def of(self, module: str):
-        "One of their modules, with the numbers of channels in its tables divided by `narrow`."
-        text = (self.folder / "networks" / f"{module}.py").read_text()
-        for a, b in {".cuda()": "", ".float()": ".to(input.dtype)", "torch.qr": "torch.linalg.qr"}.items():
-            text = text.replace(a, b)
-        made = sys.modules[f"networks.{module}"] = types.ModuleType(f"networks.{module}")
-        made.__package__ = "networks"
-        exec(
-            compile(re.sub(r"^( +\d+: )(\d+)", lambda m: f"{m[1]}{int(m[2]) // self.narrow}", text, flags=re.M), module,
-                    "exec"), made.__dict__)
-        return made
+    "The authors' generator."
+    def __init__(self, folder: Path, **sizes): self.net = their_lia(folder, **sizes).eval()
 
     def fill(self):
         "Draws all weights."
