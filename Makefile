@@ -35,6 +35,11 @@ BESIDE = $(if $(CLUSTER),xargs $(BIN)/animrepro stages --on $(CLUSTER) --gpus $(
 define TRAIN
 @$(BIN)/dvc stage list --name-only | sed -n 's/^train$(1)@\(.*\)/train$(1)@\1 evaluate$(1)@\1/p' | $(BESIDE)
 endef
+# The small networks that measure landmarks and identity, and (for face-vid2vid) tell the head's pose.
+define MEASURE
+@$(BIN)/dvc repro data
+@printf '%s\n' landmarks identity $(1) | $(BESIDE)
+endef
 # Tables and figures read whatever was scored, so they are made without asking for the stages above them.
 define JUDGE
 @$(BIN)/dvc repro baseline
@@ -44,19 +49,19 @@ endef
 
 repro: $(STAMP) ## run the pipeline for the three papers' methods and FOMM, as far as anything changed, and judge every claim
 	@$(BIN)/animrepro methods
-	@$(BIN)/dvc repro data landmarks identity
+	$(call MEASURE)
 	$(call TRAIN)
 	$(JUDGE)
 
 baselines: $(STAMP) ## the same, and the other four systems: MRAA, face-vid2vid, Monkey-Net, X2Face
 	@$(BIN)/animrepro methods
-	@$(BIN)/dvc repro data landmarks identity pose
+	$(call MEASURE,pose)
 	$(call TRAIN)
 	$(call TRAIN,_baselines)
 	$(JUDGE)
 
 sweep: $(STAMP) ## run the ablations too (nbs/ablations)
-	@$(BIN)/dvc repro data landmarks identity
+	$(call MEASURE)
 	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | $(BESIDE)
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
 
