@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS', 'POOLED_COLUMNS', 'HEADS', 'DATASETS',
            'DIGITS', 'MISSING', 'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES', 'VANISHED', 'UNASKED',
-           'BENCHES', 'FAULTS', 'SPEED', 'LATEX', 'LARGEST_WEIGHTS', 'published', 'read_scores', 'shown_methods',
+           'BENCHES', 'FAULTS', 'SPEED', 'LATEX', 'ALL_WEIGHTS', 'published', 'read_scores', 'shown_methods',
            'run_folders', 'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'variants', 'Contrast',
            'within', 'between', 'contrasts', 'row_files', 'read_rows', 'by_frame', 'paired', 'find_gains',
            'find_samples', 'pool', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent',
@@ -1136,10 +1136,13 @@ def copy_record(root: Path, line: pd.Series, target: Path):
         copy_weights(weights, target.parent / "weights" / f"{line['run']}.safetensors")
 
 # %% ../nbs/73_tables.ipynb #b81033a2
-LARGEST_WEIGHTS = 8e6  # bytes of a weights file that git should carry
+ALL_WEIGHTS = 25e6  # bytes of weights that git should carry
 
 def copy_weights(path: Path, target: Path):
-    "Copies a weights file in half precision, unless it would be larger than `LARGEST_WEIGHTS`."
+    """Copies a weights file in half precision, unless its folder would then hold more than `ALL_WEIGHTS`. Then those
+    of an earlier run of that name go too."""
     model, about = load_weights(path), read_about(path)
-    if 2 * sum(x.numel() for x in model.state_dict().values()) > LARGEST_WEIGHTS: return
+    others = sum(p.stat().st_size for p in target.parent.glob("*.safetensors") if p != target)
+    if others + 2 * sum(x.numel() for x in model.state_dict().values()) > ALL_WEIGHTS:
+        return target.unlink(missing_ok=True)
     save_weights(target, model, about.pop("method"), half=True, **{k: v for k, v in about.items() if k != "config"})

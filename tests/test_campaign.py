@@ -1,6 +1,7 @@
-"""A campaign against the command line. Bad input to every command: exit code 2, one line that names the culprit and says what to do, nothing
-left behind. Kills at random moments: the same command completes and gives the bytes of an uninterrupted run. The short form runs with all
-other tests; `pytest -m campaign` runs the long one and writes its counts into results/record."""
+"""A campaign against the command line. Bad input to every command: exit code 2, one line that names the culprit and
+says what to do, nothing left behind. Kills at random moments: the same command completes and gives the bytes of an
+uninterrupted run. The short form runs with all other tests; `pytest -m campaign` runs the long one and writes its
+counts into results/record."""
 import json, multiprocessing, os, resource, shutil, signal, struct, sys, time, zipfile, zlib
 from collections import Counter
 from fractions import Fraction
@@ -20,7 +21,8 @@ datasets:
 methods:
   fomm:
     smoke:
-      model: {keypoints: 3, width: 8, levels: 2, ceiling: 16, padding: 3, step: 2, motion_width: 8, motion_levels: 2, motion_ceiling: 16, features: 8, features_ceiling: 16, blocks: 1, norm: group}
+      model: {keypoints: 3, width: 8, levels: 2, ceiling: 16, padding: 3, step: 2, motion_width: 8, motion_levels: 2,
+              motion_ceiling: 16, features: 8, features_ceiling: 16, blocks: 1, norm: group}
       loss: {network: pixels, levels: 3}
       train: {steps: 12, batch: 2, sources: 1, lr: 1.0e-3, save_every: 2}
 landmarks: {size: 32, width: 8, steps: 3}
@@ -114,7 +116,7 @@ def project(start, tmp_path_factory):
 
 
 # ---- bad input
-# -----------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 def data(path, content=b""):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,6 +230,9 @@ def compressed(p):
 ANIMATE = ["animate", WEIGHTS, "--source", "source.png", "--driving", "driving.mp4", "--out", "out/made.mp4"]
 RECEIVE = ["animate", WEIGHTS, "--source", "source.png", "--from-codes", "made.codes", "--out", "out/made.mp4"]
 TRAIN, EVALUATE = ["train", "tiny", METHOD, "--out", "out"], ["evaluate", WEIGHTS, "tiny", "--out", "out"]
+RESUME, LANDMARKS = ["train", "tiny", METHOD, "--out", "kept", "--resume"], ["landmarks", "--out", "out"]
+LISTED, PACKED = ["data", "prepare", "listed"], ["data", "prepare", "packed"]
+MINE, SWEEP = ["data", "prepare", "mine", "--root", "clips"], ["sweep", "n.ipynb", "--out", "out.ipynb"]
 nothing = lambda p: None
 
 
@@ -249,9 +254,15 @@ BAD = {
     "text as video": (lambda p: data(p / "driving.mp4", "no video" * 99), ANIMATE, "driving.mp4"),
     "picture as video": (nothing, but(ANIMATE, driving="source.png"), "source.png"),
     "folder without frames as video": (lambda p: (p / "frames").mkdir(), but(ANIMATE, driving="frames"), "frames"),
-    "frames of two sizes": (lambda p: [data(p / f"frames/{i}.png", (p / "source.png").read_bytes()) for i in range(3)] + [Image.new("RGB", (9, 9)).save(p / "frames/1.png")], but(ANIMATE, driving="frames"), "frames"),
-    "video of absurd size": (lambda p: data(p / "a.y4m", "YUV4MPEG2 W60000 H60000 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + "x" * 999), but(ANIMATE, driving="a.y4m"), "a.y4m"),
-    "video of absurd rate": (lambda p: data(p / "a.y4m", "YUV4MPEG2 W16 H16 F9000000:1 Ip A1:1 C420jpeg\n" + ("FRAME\n" + "x" * 384) * 3), but(ANIMATE, driving="a.y4m"), "frames per second"),
+    "frames of two sizes": (
+        lambda p: [data(p / f"frames/{i}.png", (p / "source.png").read_bytes()) for i in range(3)]
+        + [Image.new("RGB", (9, 9)).save(p / "frames/1.png")], but(ANIMATE, driving="frames"), "frames"),
+    "video of absurd size": (
+        lambda p: data(p / "a.y4m", "YUV4MPEG2 W60000 H60000 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + "x" * 999),
+        but(ANIMATE, driving="a.y4m"), "a.y4m"),
+    "video of absurd rate": (
+        lambda p: data(p / "a.y4m", "YUV4MPEG2 W16 H16 F9000000:1 Ip A1:1 C420jpeg\n"
+                       + ("FRAME\n" + "x" * 384) * 3), but(ANIMATE, driving="a.y4m"), "frames per second"),
     "empty --driving": (nothing, but(ANIMATE, driving=""), "--driving"),
     "name that is not UTF-8": (nothing, but(ANIMATE, driving=os.fsdecode(b"caf\xe9.mp4")), "caf"),
     # animate: pictures
@@ -260,7 +271,8 @@ BAD = {
     "half a picture": (lambda p: shortened(p / "source.png", 0.5), ANIMATE, "source.png"),
     "folder as picture": (nothing, but(ANIMATE, source="data"), "data"),
     "picture of absurd size": (lambda p: data(p / "source.png", png(60000, 60000)), ANIMATE, "source.png"),
-    "picture that is only a little too large": (lambda p: data(p / "source.png", png(12000, 12000)), ANIMATE, "source.png"),
+    "picture that is only a little too large": (
+        lambda p: data(p / "source.png", png(12000, 12000)), ANIMATE, "source.png"),
     # animate: weights
     "no weights": (lambda p: (p / WEIGHTS).unlink(), ANIMATE, WEIGHTS),
     "half of the weights": (lambda p: shortened(p / WEIGHTS, 0.5), ANIMATE, WEIGHTS),
@@ -279,7 +291,9 @@ BAD = {
     "weights of other widths": (sized(width=16), ANIMATE, WEIGHTS),
     "weights of absurd width": (sized(width=8000, ceiling=8000), ANIMATE, WEIGHTS),
     "weights out of range": (sized(blocks=10**9), ANIMATE, "blocks"),
-    "weights of a diverged training": (told(tensors=lambda s: {k: v * float("nan") if v.is_floating_point() else v for k, v in s.items()}), ANIMATE, WEIGHTS),
+    "weights of a diverged training": (
+        told(tensors=lambda s: {k: v * float("nan") if v.is_floating_point() else v for k, v in s.items()}),
+        ANIMATE, WEIGHTS),
     "weights without a tensor": (told(tensors=lambda s: dict(list(s.items())[1:])), ANIMATE, WEIGHTS),
     # animate: outputs and options
     "output that is the input": (nothing, but(ANIMATE, out="driving.mp4"), "driving.mp4"),
@@ -319,23 +333,37 @@ BAD = {
     "no steps": (nothing, [*TRAIN, "--steps", "0"], "--steps"),
     "output of training that is a file": (nothing, but(TRAIN, out="source.png"), "source.png"),
     "no weights to start from": (nothing, [*TRAIN, "--init", "none.safetensors"], "none.safetensors"),
-    "state of another program": (lambda p: __import__("torch").save({"epoch": 3}, (data(p / "kept/state.pt"), p / "kept/state.pt")[1]), ["train", "tiny", METHOD, "--out", "kept", "--resume"], "state.pt"),
-    "damaged state": (lambda p: data(p / "kept/state.pt", "text"), ["train", "tiny", METHOD, "--out", "kept", "--resume"], "state.pt"),
+    "state of another program": (
+        lambda p: __import__("torch").save({"epoch": 3}, (data(p / "kept/state.pt"), p / "kept/state.pt")[1]),
+        RESUME, "state.pt"),
+    "damaged state": (lambda p: data(p / "kept/state.pt", "text"), RESUME, "state.pt"),
     "no project": (lambda p: (p / "params.yaml").unlink(), TRAIN, "params.yaml"),
     "broken YAML": (params("run:", "run: ["), TRAIN, "params.yaml"),
     "YAML that is a list": (lambda p: data(p / "params.yaml", "[1, 2]"), TRAIN, "params.yaml"),
     "YAML of megabytes": (lambda p: data(p / "params.yaml", PARAMS + "#" * 2**21), TRAIN, "params.yaml"),
-    "YAML that grows": (lambda p: data(p / "params.yaml", "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))), TRAIN, "params.yaml"),
+    "YAML that grows": (
+        lambda p: data(p / "params.yaml", "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))),
+        TRAIN, "params.yaml"),
     "YAML that is too deep": (lambda p: data(p / "params.yaml", "a: " + "[" * 9999), TRAIN, "params.yaml"),
     "method without section": (params("  fomm:", "  tpsmm:"), TRAIN, "methods.fomm"),
-    "method section that is null": (lambda p: data(p / "params.yaml", PARAMS.split("methods:\n  fomm")[0] + "methods:\n  fomm:\nlandmarks: {}\nevaluate: {}\n"), TRAIN, "methods.fomm"),
-    "method section that is a list": (lambda p: data(p / "params.yaml", PARAMS.split("methods:\n  fomm")[0] + "methods:\n  fomm: [1]\nlandmarks: {}\nevaluate: {}\n"), TRAIN, "methods.fomm"),
+    "method section that is null": (
+        lambda p: data(p / "params.yaml", PARAMS.split("methods:\n  fomm")[0]
+                       + "methods:\n  fomm:\nlandmarks: {}\nevaluate: {}\n"), TRAIN, "methods.fomm"),
+    "method section that is a list": (
+        lambda p: data(p / "params.yaml", PARAMS.split("methods:\n  fomm")[0]
+                       + "methods:\n  fomm: [1]\nlandmarks: {}\nevaluate: {}\n"), TRAIN, "methods.fomm"),
     "size of the model beside that of the data": (params("model: {", "model: {size: 64, "), TRAIN, "size"),
     **{f"training with {new}": (params(old, new), TRAIN, new.split(":")[0]) for old, new in (
-        ("steps: 12", "steps: -5"), ("batch: 2", "batch: 0"), ("batch: 2", "batch: two"), ("lr: 1.0e-3", "lr: -1.0"), ("lr: 1.0e-3", "lr: .nan"), ("lr: 1.0e-3", "lr: 1e-3"), ("lr: 1.0e-3", "betas: [0.9]"),
-        ("lr: 1.0e-3", "betas: [2.0, 0.9]"), ("save_every: 2", "save_every: 0"), ("sources: 1", "sources: 0"), ("sources: 1", "sources: 8"), ("sources: 1", "workers: -1"), ("sources: 1", "flip: 2.0"),
-        ("sources: 1", "jitter: -1.0"), ("sources: 1", "drop_at: [7.0]"), ("sources: 1", "precision: fp8"), ("sources: 1", "stepz: 3"), ("levels: 3", "levels: 0"), ("levels: 3", "perceptual: -1.0"),
-        ("keypoints: 3", "keypoints: 0"), ("width: 8", "width: -8"), ("width: 8", "width: 99999999"), ("levels: 2", "levels: 0"), ("step: 2", "step: 0"), ("blocks: 1", "blocks: -1"), ("norm: group", "norm: batched"))},
+        ("steps: 12", "steps: -5"), ("batch: 2", "batch: 0"), ("batch: 2", "batch: two"), ("lr: 1.0e-3", "lr: -1.0"),
+        ("lr: 1.0e-3", "lr: .nan"), ("lr: 1.0e-3", "lr: 1e-3"), ("lr: 1.0e-3", "betas: [0.9]"),
+        ("lr: 1.0e-3", "betas: [2.0, 0.9]"), ("save_every: 2", "save_every: 0"), ("sources: 1", "sources: 0"),
+        ("sources: 1", "sources: 8"), ("sources: 1", "workers: -1"), ("sources: 1", "flip: 2.0"),
+        ("sources: 1", "jitter: -1.0"), ("sources: 1", "drop_at: [7.0]"), ("sources: 1", "precision: fp8"),
+        ("sources: 1", "stepz: 3"), ("levels: 3", "levels: 0"), ("levels: 3", "perceptual: -1.0"),
+        ("keypoints: 3", "keypoints: 0"), ("width: 8", "width: -8"), ("width: 8", "width: 99999999"),
+        ("levels: 2", "levels: 0"), ("step: 2", "step: 0"), ("blocks: 1", "blocks: -1"),
+        ("norm: group", "norm: batched"))},
     "training that diverges": (params("lr: 1.0e-3", "lr: 1.0e+6"), TRAIN, "diverged"),
     # the frame store
     "store that is text": (lambda p: data(p / "data/tiny.zip", "no store"), TRAIN, "tiny.zip"),
@@ -362,50 +390,62 @@ BAD = {
     "calibration of fewer than no frames": (nothing, ["calibrate", "tiny", "--frames", "-1"], "--frames"),
     "calibration of an unknown data set": (nothing, ["calibrate", "none"], "none"),
     "probe without weights": (nothing, ["probe", "none.safetensors", "tiny"], "none.safetensors"),
-    "landmark network of width 0": (params("width: 8, steps: 3}", "width: 0, steps: 3}"), ["landmarks", "--out", "out"], "width"),
-    "landmark training of no steps": (params("width: 8, steps: 3}", "width: 8, steps: 0}"), ["landmarks", "--out", "out"], "steps"),
+    "landmark network of width 0": (params("width: 8, steps: 3}", "width: 0, steps: 3}"), LANDMARKS, "width"),
+    "landmark training of no steps": (params("width: 8, steps: 3}", "width: 8, steps: 0}"), LANDMARKS, "steps"),
     # data
     "unknown data set without folder": (nothing, ["data", "prepare", "mine"], "--root"),
     "no folder": (nothing, ["data", "prepare", "mine", "--root", "none"], "none"),
     "empty folder name": (nothing, ["data", "prepare", "mine", "--root", ""], "--root"),
-    "empty folder": (lambda p: (p / "clips").mkdir(), ["data", "prepare", "mine", "--root", "clips"], "clips"),
-    "folder of broken clips": (lambda p: data(p / "clips/a.mp4", "text"), ["data", "prepare", "mine", "--root", "clips"], "a.mp4"),
-    "folder of clips cut at 99 %": (lambda p: data(p / "clips/a.mp4", (p / "driving.mp4").read_bytes()[:-40]), ["data", "prepare", "mine", "--root", "clips"], "a.mp4"),
-    "folder of names that are not UTF-8": (lambda p: data(p / os.fsdecode(b"clips/caf\xe9.mp4"), (p / "driving.mp4").read_bytes()), ["data", "prepare", "mine", "--root", "clips"], "UTF-8"),
+    "empty folder": (lambda p: (p / "clips").mkdir(), MINE, "clips"),
+    "folder of broken clips": (lambda p: data(p / "clips/a.mp4", "text"), MINE, "a.mp4"),
+    "folder of clips cut at 99 %": (
+        lambda p: data(p / "clips/a.mp4", (p / "driving.mp4").read_bytes()[:-40]), MINE, "a.mp4"),
+    "folder of names that are not UTF-8": (
+        lambda p: data(p / os.fsdecode(b"clips/caf\xe9.mp4"), (p / "driving.mp4").read_bytes()), MINE, "UTF-8"),
     "name of a data set that is a path": (nothing, ["data", "prepare", "../mine", "--root", "data"], "../mine"),
     **{f"puppets with {new}": (params(old, new), ["data", "prepare", "tiny"], new.split(":")[0]) for old, new in (
-        ("size: 32", "size: 0"), ("train: 4", "train: 0"), ("frames: 8", "frames: 1"), ("test: 2", "seed: -1"), ("kind: puppets", "kind: puppies"), ("train: 4", "train: many"))},
-    "no list of clips": (nothing, ["data", "prepare", "listed"], "list.csv"),
-    "list of clips that is binary": (lambda p: data(p / "list.csv", rng(0).bytes(999)), ["data", "prepare", "listed"], "list.csv"),
-    "list of clips with NUL": (lambda p: data(p / "list.csv", "video_id,start\n\0,\0\n"), ["data", "prepare", "listed"], "list.csv"),
-    "list of clips with a giant field": (lambda p: data(p / "list.csv", "video_id,start\n" + "x" * 2**20), ["data", "prepare", "listed"], "list.csv"),
-    "list of clips that is short of columns": (lambda p: data(p / "list.csv", "video_id,start\na,1\n"), ["data", "prepare", "listed"], "list.csv"),
-    "list of clips with short rows": (lambda p: data(p / "list.csv", "video_id,start,end,bbox,fps,width,height,partition\na\n"), ["data", "prepare", "listed"], "web"),
-    "archive that is text": (lambda p: data(p / "web/packed.zip", "no archive"), ["data", "prepare", "packed"], "packed.zip"),
-    "archive cut at half": (lambda p: (unpackable(lambda a: a.writestr("a.mp4", rng(0).bytes(9999)))(p), shortened(p / "web/packed.zip", 0.5)), ["data", "prepare", "packed"], "packed.zip"),
-    "archive that leads out of its folder": (unpackable(lambda a: a.writestr("../../evil.mp4", b"x")), ["data", "prepare", "packed"], "packed.zip"),
-    "encrypted archive": (encrypted, ["data", "prepare", "packed"], "packed.zip"),
-    "archive of unknown compression": (compressed, ["data", "prepare", "packed"], "packed.zip"),
-    "archive without clips": (unpackable(lambda a: a.writestr("readme.txt", b"x")), ["data", "prepare", "packed"], "web"),
+        ("size: 32", "size: 0"), ("train: 4", "train: 0"), ("frames: 8", "frames: 1"), ("test: 2", "seed: -1"),
+        ("kind: puppets", "kind: puppies"), ("train: 4", "train: many"))},
+    "no list of clips": (nothing, LISTED, "list.csv"),
+    "list of clips that is binary": (lambda p: data(p / "list.csv", rng(0).bytes(999)), LISTED, "list.csv"),
+    "list of clips with NUL": (lambda p: data(p / "list.csv", "video_id,start\n\0,\0\n"), LISTED, "list.csv"),
+    "list of clips with a giant field": (
+        lambda p: data(p / "list.csv", "video_id,start\n" + "x" * 2**20), LISTED, "list.csv"),
+    "list of clips that is short of columns": (
+        lambda p: data(p / "list.csv", "video_id,start\na,1\n"), LISTED, "list.csv"),
+    "list of clips with short rows": (
+        lambda p: data(p / "list.csv", "video_id,start,end,bbox,fps,width,height,partition\na\n"), LISTED, "web"),
+    "archive that is text": (lambda p: data(p / "web/packed.zip", "no archive"), PACKED, "packed.zip"),
+    "archive cut at half": (
+        lambda p: (unpackable(lambda a: a.writestr("a.mp4", rng(0).bytes(9999)))(p),
+                   shortened(p / "web/packed.zip", 0.5)), PACKED, "packed.zip"),
+    "archive that leads out of its folder": (
+        unpackable(lambda a: a.writestr("../../evil.mp4", b"x")), PACKED, "packed.zip"),
+    "encrypted archive": (encrypted, PACKED, "packed.zip"),
+    "archive of unknown compression": (compressed, PACKED, "packed.zip"),
+    "archive without clips": (unpackable(lambda a: a.writestr("readme.txt", b"x")), PACKED, "web"),
     "crop of no video": (nothing, ["data", "crop", "none.mp4", "--out", "out"], "none.mp4"),
     "crop into a file": (nothing, ["data", "crop", "driving.mp4", "--out", "source.png"], "source.png"),
     "crop to no size": (nothing, ["data", "crop", "driving.mp4", "--out", "out", "--size", "0"], "--size"),
     # convert, sweep, weights, evidence
     "no checkpoint": (nothing, ["convert", "lia", "none.pt", "--out", "out.safetensors"], "none.pt"),
-    "text as checkpoint": (lambda p: data(p / "a.pt", "text"), ["convert", "lia", "a.pt", "--out", "out.safetensors"], "a.pt"),
-    "checkpoint converted onto itself": (lambda p: data(p / "a.pt", "text"), ["convert", "lia", "a.pt", "--out", "a.pt"], "a.pt"),
+    "text as checkpoint": (
+        lambda p: data(p / "a.pt", "text"), ["convert", "lia", "a.pt", "--out", "out.safetensors"], "a.pt"),
+    "checkpoint converted onto itself": (
+        lambda p: data(p / "a.pt", "text"), ["convert", "lia", "a.pt", "--out", "a.pt"], "a.pt"),
     "no notebook": (nothing, ["sweep", "none.ipynb", "--out", "out.ipynb"], "none.ipynb"),
-    "notebook that is text": (lambda p: data(p / "n.ipynb", "text"), ["sweep", "n.ipynb", "--out", "out.ipynb"], "n.ipynb"),
-    "notebook whose cells are null": (lambda p: data(p / "n.ipynb", '{"cells": [null]}'), ["sweep", "n.ipynb", "--out", "out.ipynb"], "n.ipynb"),
-    "notebook without parameters": (notebook("a = 1", ()), ["sweep", "n.ipynb", "--out", "out.ipynb"], "n.ipynb"),
-    "notebook with a magic among the parameters": (notebook("%time a = 1"), ["sweep", "n.ipynb", "--out", "out.ipynb"], "n.ipynb"),
-    "notebook with a call among the parameters": (notebook("a = open('x')"), ["sweep", "n.ipynb", "--out", "out.ipynb"], "n.ipynb"),
-    "notebook with two names at once": (notebook("a, b = 1, 2"), ["sweep", "n.ipynb", "--out", "out.ipynb"], "n.ipynb"),
-    "parameter that the notebook lacks": (notebook("a = 1"), ["sweep", "n.ipynb", "--out", "out.ipynb", "-p", "b", "2"], "'b'"),
-    "parameter of another type": (notebook("a = 1"), ["sweep", "n.ipynb", "--out", "out.ipynb", "-p", "a", "x"], "'x'"),
-    "notebook executed onto itself": (notebook("a = 1"), ["sweep", "n.ipynb", "--out", "n.ipynb"], "n.ipynb"),
+    "notebook that is text": (lambda p: data(p / "n.ipynb", "text"), SWEEP, "n.ipynb"),
+    "notebook whose cells are null": (lambda p: data(p / "n.ipynb", '{"cells": [null]}'), SWEEP, "n.ipynb"),
+    "notebook without parameters": (notebook("a = 1", ()), SWEEP, "n.ipynb"),
+    "notebook with a magic among the parameters": (notebook("%time a = 1"), SWEEP, "n.ipynb"),
+    "notebook with a call among the parameters": (notebook("a = open('x')"), SWEEP, "n.ipynb"),
+    "notebook with two names at once": (notebook("a, b = 1, 2"), SWEEP, "n.ipynb"),
+    "parameter that the notebook lacks": (notebook("a = 1"), [*SWEEP, "-p", "b", "2"], "'b'"),
+    "parameter of another type": (notebook("a = 1"), [*SWEEP, "-p", "a", "x"], "'x'"),
+    "notebook executed onto itself": (notebook("a = 1"), but(SWEEP, out="n.ipynb"), "n.ipynb"),
     "unknown network": (nothing, ["weights", "--fetch", "none"], "none"),
-    "tables without an evaluation": (lambda p: shutil.rmtree(p / f"results/run/evaluate/tiny-{METHOD}-0"), ["tables"], METHOD),
+    "tables without an evaluation": (
+        lambda p: shutil.rmtree(p / f"results/run/evaluate/tiny-{METHOD}-0"), ["tables"], METHOD),
     "record without a project": (lambda p: (p / "params.yaml").unlink(), ["record"], "params.yaml"),
     "unknown command": (nothing, ["dance"], "dance"),
     "unknown option": (nothing, [*ANIMATE, "--fast"], "--fast"),
@@ -450,7 +490,7 @@ def test_bad_input(start, project, tmp_path):
 
 
 # ---- kills
-# ---------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 STAGES = {
     "data": ["data", "prepare", "tiny"],

@@ -1,4 +1,5 @@
-"The command line with good and bad input, as a user meets it: fresh processes, exit codes, one line of error, nothing half-written."
+"""The command line with good and bad input, as a user meets it: fresh processes, exit codes, one line of error, nothing
+half-written."""
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest

@@ -1,4 +1,5 @@
-"From scores to evidence: published numbers are the papers', exactly the right files are read, verdicts follow their rules, README says what the record says."
+"""From scores to evidence: published numbers are the papers', exactly the right files are read, verdicts follow their
+rules, README says what the record says."""
 import json, re, shutil
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
@@ -448,7 +449,7 @@ def test_verdicts_on_lia(lia):
 
 
 # ---- forms
-# ---------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 NASTY = Block("50 % of A_B & C", pd.DataFrame({
     "a_1 ↑": ["[0, 1]", "x|y"],
@@ -473,7 +474,7 @@ def test_markdown_rows_have_equal_cells():
 
 
 # ---- verdicts
-# ------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 def test_verdicts_have_five_ends(project):
     write_tables(project)

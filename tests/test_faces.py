@@ -1,4 +1,5 @@
-"Faces, from an entry to the labels that training reads, and from a video to clips of heads: with a stub in the place of the detector, and with MTCNN on real clips."
+"""Faces, from an entry to the labels that training reads, and from a video to clips of heads: with a stub in the place
+of the detector, and with MTCNN on real clips."""
 import sys
 import numpy as np, pytest, torch
 from click.testing import CliRunner

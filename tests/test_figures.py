@@ -26,13 +26,15 @@ methods:
       train: {steps: 2, batch: 2}
   tpsmm:
     smoke:
-      model: {transforms: 2, resnet_width: 8, resnet_norm: group, step: 2, motion_width: 8, motion_levels: 2, motion_ceiling: 16, features: 8, features_ceiling: 16, down: 2, avd_width: 8, avd_shape: 4, avd_pose: 4}
+      model: {transforms: 2, resnet_width: 8, resnet_norm: group, step: 2, motion_width: 8, motion_levels: 2,
+              motion_ceiling: 16, features: 8, features_ceiling: 16, down: 2, avd_width: 8, avd_shape: 4, avd_pose: 4}
       loss: {network: pixels, levels: 2}
       train: {steps: 2, batch: 2, sources: 1}
       avd: {steps: 2, batch: 4}
   fomm:
     smoke:
-      model: {keypoints: 3, width: 8, levels: 2, ceiling: 16, padding: 3, step: 2, motion_width: 8, motion_levels: 2, motion_ceiling: 16, features: 8, features_ceiling: 16, blocks: 1, norm: group}
+      model: {keypoints: 3, width: 8, levels: 2, ceiling: 16, padding: 3, step: 2, motion_width: 8, motion_levels: 2,
+              motion_ceiling: 16, features: 8, features_ceiling: 16, blocks: 1, norm: group}
       loss: {network: pixels, levels: 2}
       train: {steps: 2, batch: 2, sources: 1}
   lia:

@@ -1,6 +1,8 @@
-"""face-vid2vid. Its authors published no code; the reference is the unofficial github.com/zhanglonghao1992/One-Shot_Free-View_Neural_Talking_Head_Synthesis.
+"""face-vid2vid. Its authors published no code; the reference is the unofficial
+github.com/zhanglonghao1992/One-Shot_Free-View_Neural_Talking_Head_Synthesis.
 
-- always: a checkpoint in the reference's layout, made of random weights, goes through `animrepro convert`, and GOLDEN holds what the reference computed from it in float64;
+- always: a checkpoint in the reference's layout, made of random weights, goes through `animrepro convert`, and GOLDEN
+  holds what the reference computed from it in float64;
 - with a clone, whose folder ANIMREPRO_REFERENCE_FV2V names: everything that both sides compute is compared.
 
 `python tests/test_fv2v.py` then prints GOLDEN anew."""
@@ -19,10 +21,12 @@ SMALL = yaml.safe_load("""
 dataset_params: {frame_shape: [64, 64, 3]}
 model_params:
   common_params: {num_kp: 5, image_channel: 3, feature_channel: 8, estimate_jacobian: false}
-  kp_detector_params: {temperature: 0.1, block_expansion: 8, max_features: 64, scale_factor: 0.25, num_blocks: 3, reshape_channel: 256, reshape_depth: 4}
+  kp_detector_params: {temperature: 0.1, block_expansion: 8, max_features: 64, scale_factor: 0.25, num_blocks: 3,
+                       reshape_channel: 256, reshape_depth: 4}
   he_estimator_params: {block_expansion: 16, max_features: 2048, num_bins: 66}
   generator_params:
-    {block_expansion: 8, max_features: 32, num_down_blocks: 2, reshape_channel: 8, reshape_depth: 4, num_resblocks: 2, estimate_occlusion_map: true,
+    {block_expansion: 8, max_features: 32, num_down_blocks: 2, reshape_channel: 8, reshape_depth: 4, num_resblocks: 2,
+     estimate_occlusion_map: true,
      dense_motion_params: {block_expansion: 8, max_features: 32, num_blocks: 3, reshape_depth: 4, compress: 2}}
   discriminator_params: {scales: [1]}
 """)
@@ -217,7 +221,8 @@ GOLDEN = {
         "expression": [-0.003366732, -0.0086311211, -0.0413237347, -0.0493875289, 0.0224618036, "e88c7ba23b63"],
         "absolute keypoints": [0.205379799, 0.1364262397, -0.1673689696, -0.5269570616, 0.4523441135, "66b3f2cb6425"],
         "absolute flow": [-0.0338817576, -0.2043111529, -0.3243568632, -0.3683199382, -0.0157524098, "d66d8d1ed865"],
-        "absolute contributions": [0.1666666667, 0.0269276146, 0.1037430453, 0.1484163265, 0.2264341106, "1c92e81d890e"],
+        "absolute contributions": [0.1666666667, 0.0269276146, 0.1037430453, 0.1484163265, 0.2264341106,
+                                   "1c92e81d890e"],
         "absolute occlusion": [0.5616801758, 0.5978784684, 0.539704069, 0.6088036176, 0.5017853968, "d6322d4c457f"],
         "absolute frame": [0.4821417109, 0.3250412613, 0.5745193415, 0.5457101058, 0.2218767228, "39f4a0cf0bdc"],
         "relative keypoints": [0.1765028856, -0.0348240124, -0.1945503664, -0.6837394057, 0.3006321822, "717901d012f0"],
@@ -227,7 +232,8 @@ GOLDEN = {
         "relative frame": [0.4814274877, 0.3479326208, 0.4643334653, 0.5142242261, 0.2225456543, "a2a4cf47c43a"],
         "free view keypoints": [0.1851035416, 0.2558779596, -0.4819881697, 0.2007645704, 0.5981813174, "2f66ead50364"],
         "free view flow": [-0.0238358486, -0.3153854567, -0.0969659892, -0.6598754706, -0.0651611196, "5c1ca13f34ce"],
-        "free view contributions": [0.1666666667, 0.0264273502, 0.1062456141, 0.150698417, 0.2243697867, "ef98ff91e143"],
+        "free view contributions": [0.1666666667, 0.0264273502, 0.1062456141, 0.150698417, 0.2243697867,
+                                    "ef98ff91e143"],
         "free view occlusion": [0.561793183, 0.5982709312, 0.5388993275, 0.6065456436, 0.5012276184, "e2c6efffae20"],
         "free view frame": [0.4890571735, 0.4370072953, 0.7626290425, 0.6131232682, 0.2507208316, "0e64bf8d4350"],
     },
@@ -238,17 +244,20 @@ GOLDEN = {
         "expression": [-0.003366732, -0.0086311211, -0.0413237347, -0.0493875289, 0.0224618036, "e88c7ba23b63"],
         "absolute keypoints": [0.205379799, 0.1364262397, -0.1673689696, -0.5269570616, 0.4523441135, "66b3f2cb6425"],
         "absolute flow": [-0.0338934024, -0.2040101739, -0.3242965754, -0.3700718334, -0.0158414307, "d7685c3b2b15"],
-        "absolute contributions": [0.1666666667, 0.0268606007, 0.1055900839, 0.1484220046, 0.2265160746, "62fe98da7148"],
+        "absolute contributions": [0.1666666667, 0.0268606007, 0.1055900839, 0.1484220046, 0.2265160746,
+                                   "62fe98da7148"],
         "absolute occlusion": [0.5616858804, 0.5978784196, 0.5396885493, 0.6069540068, 0.5013245727, "ad2ee9adf164"],
         "absolute frame": [0.5266580946, 0.5926605924, 0.681999599, 0.6799042064, 0.4330889926, "bbaa83f1b46e"],
         "relative keypoints": [0.1765028856, -0.0348240124, -0.1945503664, -0.6837394057, 0.3006321822, "717901d012f0"],
         "relative flow": [-0.0055077823, -0.0958126203, -0.3276035289, -0.341258872, 0.0477431069, "c473ab9a9b05"],
-        "relative contributions": [0.1666666667, 0.0267639775, 0.1063498665, 0.1456407842, 0.2273327037, "09c6f75187fa"],
+        "relative contributions": [0.1666666667, 0.0267639775, 0.1063498665, 0.1456407842, 0.2273327037,
+                                   "09c6f75187fa"],
         "relative occlusion": [0.5615994374, 0.5973380791, 0.538912979, 0.6060692826, 0.5015841374, "b44a231ee210"],
         "relative frame": [0.5307033879, 0.5618675916, 0.6863357878, 0.7528703827, 0.4982415525, "d254827fa9cf"],
         "free view keypoints": [0.1851035416, 0.2558779596, -0.4819881697, 0.2007645704, 0.5981813174, "2f66ead50364"],
         "free view flow": [-0.0238803732, -0.315421362, -0.0972637186, -0.6526557941, -0.0652844444, "1dbabca1232f"],
-        "free view contributions": [0.1666666667, 0.0268561701, 0.1056850647, 0.1506982397, 0.2246389376, "bc61e2691d36"],
+        "free view contributions": [0.1666666667, 0.0268561701, 0.1056850647, 0.1506982397, 0.2246389376,
+                                    "bc61e2691d36"],
         "free view occlusion": [0.561739689, 0.5981842571, 0.5388821746, 0.6063469919, 0.501268241, "ba5487d74453"],
         "free view frame": [0.5283157265, 0.4186561209, 0.6173655913, 0.3936729462, 0.5187022488, "0edc7b90db77"],
     },

@@ -1,5 +1,5 @@
-"""Running a notebook and saving it is no change. JupyterLab, opened by `make lab`, saves a notebook as it is to be stored; the git filter that
-`make setup` installs does the same for other editors, whenever git looks at the file."""
+"""Running a notebook and saving it is no change. JupyterLab, opened by `make lab`, saves a notebook as it is to be
+stored; the git filter that `make setup` installs does the same for other editors, whenever git looks at the file."""
 import json, runpy, shutil, subprocess
 import pytest
 from conftest import BIN, ROOT

@@ -1,4 +1,5 @@
-"""Grids of notebooks: refused before anything runs, the same numbers on one machine and on a cluster, and nothing lost when a node dies."""
+"""Grids of notebooks: refused before anything runs, the same numbers on one machine and on a cluster, and nothing lost
+when a node dies."""
 import importlib.util, json, os, re, shlex, socket, subprocess, sys, tempfile, time, uuid
 from pathlib import Path
 import pandas as pd, psutil, pytest, yaml
@@ -18,7 +19,8 @@ from animrepro.losses import LossConfig
 params = load_params()
 smoke = {"smoke": dict(kind="puppets", scale="smoke", size=32, train=3, test=2, frames=6, seed=7)}
 bench = open_bench("", ["x2face"], "smoke", Path(out), [1], smoke)
-config = MethodConfig(params.methods["x2face"]["smoke"]["model"], LossConfig(levels=2), TrainConfig(steps=steps, batch=2))
+config = MethodConfig(params.methods["x2face"]["smoke"]["model"], LossConfig(levels=2),
+                      TrainConfig(steps=steps, batch=2))
 for seed in seeds: run_variant(bench, "x2face", "full", config, seed)
 time.sleep(pause)
 """
@@ -56,8 +58,9 @@ def notebook(tmp_path) -> Path: return write_notebook(tmp_path / "small.ipynb", 
 
 @pytest.mark.parametrize("grid, fixed, words", [
     (["steps"], {}, "write NAME=A,B"), (["steps="], {}, "write NAME=A,B"), (["step=1,2"], {}, "did you mean 'steps'"),
-    (["steps=1,many"], {}, "not like its default 2"), (["steps=1,1"], {}, "a value twice"), (["steps=1", "steps=2"], {}, "set twice"),
-    (["steps=1"], {"steps": "2"}, "set twice"), (["steps=1"], {"seed": "2"}, "did you mean 'seeds'"), (["out=a,b"], {}, "folder of its own")])
+    (["steps=1,many"], {}, "not like its default 2"), (["steps=1,1"], {}, "a value twice"),
+    (["steps=1", "steps=2"], {}, "set twice"), (["steps=1"], {"steps": "2"}, "set twice"),
+    (["steps=1"], {"seed": "2"}, "did you mean 'seeds'"), (["out=a,b"], {}, "folder of its own")])
 def test_a_wrong_grid_is_refused(notebook, grid, fixed, words, tmp_path):
     with pytest.raises(UserError, match=words): run_grid(notebook, tmp_path / "out", grid, fixed)
     assert not (tmp_path / "out").exists()
@@ -148,8 +151,10 @@ def test_any_worker_may_die(project, tmp_path):
         (project / "data" / name).read_bytes() == (tmp_path / name).read_bytes() for name in ("tiny.zip", "tiny.json"))
 
 
-@pytest.mark.parametrize("args, words", [(["tiny", "--shard", "4/3"], "such as 3/16"), (["tiny", "--shard", "0/3"], "such as 3/16"), (["tiny", "--shard", "1/2", "--merge", "2"], "leave one out"),
-                                         (["tiny", "--on", "ray"], "leave one out"), (["strips", "--shard", "1/2"], "leave --shard out")])
+@pytest.mark.parametrize("args, words", [
+    (["tiny", "--shard", "4/3"], "such as 3/16"), (["tiny", "--shard", "0/3"], "such as 3/16"),
+    (["tiny", "--shard", "1/2", "--merge", "2"], "leave one out"), (["tiny", "--on", "ray"], "leave one out"),
+    (["strips", "--shard", "1/2"], "leave --shard out")])
 def test_a_wrong_shard_is_refused(project, args, words, monkeypatch, capsys):
     monkeypatch.chdir(project)
     with pytest.raises(SystemExit) as end: main(["data", "prepare", *args])
@@ -274,8 +279,10 @@ def cluster(machines):
 PIPELINE = """
 stages:
   data: {cmd: echo 7 > data.txt, outs: [data.txt]}
-  train: {matrix: {seed: [0, 1, 2]}, cmd: "sleep 1; cat data.txt > train-${item.seed}", deps: [data.txt], outs: ["train-${item.seed}"]}
-  evaluate: {matrix: {seed: [0, 1, 2]}, cmd: "cat train-${item.seed} > score-${item.seed}", deps: ["train-${item.seed}"], outs: ["score-${item.seed}"]}
+  train: {matrix: {seed: [0, 1, 2]}, cmd: "sleep 1; cat data.txt > train-${item.seed}", deps: [data.txt],
+          outs: ["train-${item.seed}"]}
+  evaluate: {matrix: {seed: [0, 1, 2]}, cmd: "cat train-${item.seed} > score-${item.seed}",
+             deps: ["train-${item.seed}"], outs: ["score-${item.seed}"]}
 """
 
 
@@ -302,7 +309,8 @@ def test_stages_on_a_cluster_leave_a_true_lock(cluster, tmp_path):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("work, begins, pause", [(COUNTING, "state.json", 0.5), (TRAINING, "full-*", 5.0)], ids=["counting", "training"])
+@pytest.mark.parametrize("work, begins, pause", [(COUNTING, "state.json", 0.5), (TRAINING, "full-*", 5.0)],
+                         ids=["counting", "training"])
 def test_a_grid_survives_the_death_of_a_node(work, begins, pause, cluster, tmp_path):
     """Six runs on two nodes; when both nodes are at work one is killed. The scores are those of one machine, number
     for number."""

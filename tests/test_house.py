@@ -1,5 +1,5 @@
-"""The rules of the house: notebooks and package agree, cells are small and honest, imports only go down, nothing depends on one machine.
-Each test states one rule and lists every place that breaks it."""
+"""The rules of the house: notebooks and package agree, cells are small and honest, imports only go down, nothing
+depends on one machine. Each test states one rule and lists every place that breaks it."""
 import ast, configparser, json, os, re, shlex, shutil, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
@@ -249,7 +249,7 @@ def test_ablations_are_stored_empty_with_parameters():
 
 
 # ---- floors
-# --------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 def floor(number: int) -> int:
     return next(f for f, last in enumerate((9, 19, 39, 49, 59, 68, 79, 99)) if number <= last)
@@ -299,7 +299,7 @@ def test_light_modules_work_without_heavy_packages():
 
 
 # ---- code
-# ----------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 def tracked() -> list:
     "Every file that is, or by .gitignore would be, part of the repository."
@@ -355,6 +355,13 @@ def test_public_names_are_documented():
         f"{p.relative_to(ROOT)}: {n.name}" for p in MODULES for n in ast.parse(p.read_text(encoding="utf8")).body
         if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_" and not ast.get_docstring(n)
     ], "a public function or class has a docstring")
+
+
+def test_lines_are_at_most_120_columns():
+    texts = [(nb.at(c), source(c)) for nb in NOTEBOOKS for c in nb.code]
+    texts += [(p.relative_to(ROOT), p.read_text(encoding="utf8")) for p in sorted((ROOT / "tests").glob("*.py"))]
+    check([f"{where}, line {i}: {len(line)} columns" for where, text in texts
+           for i, line in enumerate(text.split("\n"), 1) if len(line) > 120], "a line of code has 120 columns at most")
 
 
 # ---- the pipeline

@@ -1,6 +1,6 @@
-"""Monkey-Net against its authors' code. Golden numbers, which that code computed in float64, are always checked. With a clone of
-github.com/AliaksandrSiarohin/monkey-net, which ANIMREPRO_REFERENCE_MONKEYNET names, everything that both sides compute is compared, in
-several configurations, and `python tests/test_monkeynet.py` prints GOLDEN anew."""
+"""Monkey-Net against its authors' code. Golden numbers, which that code computed in float64, are always checked. With a
+clone of github.com/AliaksandrSiarohin/monkey-net, which ANIMREPRO_REFERENCE_MONKEYNET names, everything that both sides
+compute is compared, in several configurations, and `python tests/test_monkeynet.py` prints GOLDEN anew."""
 import ast, copy, importlib, os, sys, types
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F, yaml
@@ -22,15 +22,18 @@ SETTINGS = yaml.safe_load("""
 dataset_params: {root_dir: data, image_shape: [64, 64, 3]}
 model_params:
   common_params: {num_kp: 4, kp_variance: matrix, num_channels: 3}
-  kp_detector_params: {temperature: 0.1, block_expansion: 8, max_features: 32, num_blocks: 3, scale_factor: 0.5, clip_variance: 0.001}
+  kp_detector_params: {temperature: 0.1, block_expansion: 8, max_features: 32, num_blocks: 3, scale_factor: 0.5,
+                       clip_variance: 0.001}
   generator_params:
     block_expansion: 8
     max_features: 32
     num_blocks: 4
     num_refinement_blocks: 2
     interpolation_mode: trilinear
-    dense_motion_params: {block_expansion: 8, max_features: 32, num_blocks: 3, use_mask: true, use_correction: true, scale_factor: 0.5, num_group_blocks: 2,
-                          mask_embedding_params: {use_heatmap: true, use_deformed_source_image: true, heatmap_type: difference, norm_const: 100}}
+    dense_motion_params: {block_expansion: 8, max_features: 32, num_blocks: 3, use_mask: true, use_correction: true,
+                          scale_factor: 0.5, num_group_blocks: 2,
+                          mask_embedding_params: {use_heatmap: true, use_deformed_source_image: true,
+                                                  heatmap_type: difference, norm_const: 100}}
     kp_embedding_params: {scale_factor: 0.5, use_heatmap: true, norm_const: 100, heatmap_type: difference}
   discriminator_params: {kp_embedding_params: {norm_const: 100}, block_expansion: 32, max_features: 256, num_blocks: 4}
 """)
@@ -394,7 +397,7 @@ def test_bad_configurations(what, tmp_path, capsys):
 
 
 # ---- training
-# ------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 def test_the_losses_of_the_paper_train_keypoints_through_the_discriminator():
     """One step of the paper's losses on a small model: every weight gets a gradient, and the discriminator is shown

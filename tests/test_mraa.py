@@ -1,7 +1,8 @@
 """MRAA: its checkpoints converted and compared, its axes against LAPACK, its AVD network, its variants.
 
-GOLDEN holds what the authors' code computed in float64. The comparison with that code itself needs a clone of github.com/snap-research/articulated-animation,
-whose folder ANIMREPRO_REFERENCE_MRAA names; `python tests/test_mraa.py` then prints GOLDEN anew."""
+GOLDEN holds what the authors' code computed in float64. The comparison with that code itself needs a clone of
+github.com/snap-research/articulated-animation, whose folder ANIMREPRO_REFERENCE_MRAA names; `python tests/test_mraa.py`
+then prints GOLDEN anew."""
 import hashlib, importlib, os, sys, types
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +28,13 @@ model_params:
   estimate_affine: true
   revert_axis_swap: true
   bg_predictor_params: {block_expansion: 8, max_features: 32, num_blocks: 3, bg_type: affine}
-  region_predictor_params: {temperature: 0.1, block_expansion: 8, max_features: 32, scale_factor: 0.25, num_blocks: 3, pca_based: true}
+  region_predictor_params: {temperature: 0.1, block_expansion: 8, max_features: 32, scale_factor: 0.25, num_blocks: 3,
+                            pca_based: true}
   generator_params:
     {block_expansion: 8, max_features: 32, num_down_blocks: 2, num_bottleneck_blocks: 2, skips: true,
      pixelwise_flow_predictor_params:
-       {block_expansion: 8, max_features: 32, num_blocks: 3, scale_factor: 0.25, use_deformed_source: true, use_covar_heatmap: true, estimate_occlusion_map: true}}
+       {block_expansion: 8, max_features: 32, num_blocks: 3, scale_factor: 0.25, use_deformed_source: true,
+        use_covar_heatmap: true, estimate_occlusion_map: true}}
   avd_network_params: {id_bottle_size: 16, pose_bottle_size: 16}
 """)
 

@@ -1,4 +1,5 @@
-"A stranger's method: the class of the lesson in 40_models.contract, put into a module of its own, goes from training to figures without another line of code."
+"""A stranger's method: the class of the lesson in 40_models.contract, put into a module of its own, goes from training
+to figures without another line of code."""
 import importlib, json, sys
 import numpy as np, pandas as pd, pytest, torch, yaml
 import animrepro.models

@@ -1,4 +1,5 @@
-"Every notebook runs from top to bottom, each in a process of its own: in one process they would share random states and settings."
+"""Every notebook runs from top to bottom, each in a process of its own: in one process they would share random states
+and settings."""
 import subprocess
 import pytest
 from conftest import BIN, ROOT

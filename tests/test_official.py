@@ -1,12 +1,13 @@
 """The authors' checkpoints, converted and compared. Three layers:
 
-- always: checkpoints in the authors' layout, made of random weights, go through `animrepro convert`; bad input is refused;
+- always: checkpoints in the authors' layout, made of random weights, go through `animrepro convert`; bad input is
+  refused;
 - always: GOLDEN holds what the authors' code computed from such weights in float64;
 - with the authors' code: everything that both sides compute is compared, in several configurations.
 
-The last needs clones of github.com/yoyo-nb/Thin-Plate-Spline-Motion-Model, github.com/AliaksandrSiarohin/first-order-model and
-github.com/wyhsirius/LIA, whose folders ANIMREPRO_REFERENCE_TPSMM, ANIMREPRO_REFERENCE_FOMM and ANIMREPRO_REFERENCE_LIA name.
-`python tests/test_official.py` then prints GOLDEN anew."""
+The last needs clones of github.com/yoyo-nb/Thin-Plate-Spline-Motion-Model,
+github.com/AliaksandrSiarohin/first-order-model and github.com/wyhsirius/LIA, whose folders ANIMREPRO_REFERENCE_TPSMM,
+ANIMREPRO_REFERENCE_FOMM and ANIMREPRO_REFERENCE_LIA name. `python tests/test_official.py` then prints GOLDEN anew."""
 import argparse, ast, copy, math, os, pickle, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F, yaml
@@ -788,7 +789,7 @@ def test_a_converted_file_animates(made, tmp_path):
 
 
 # ---- bad input
-# -----------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 class Bomb:
     "A pickle that would run a command when it is opened."

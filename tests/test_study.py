@@ -1,4 +1,5 @@
-"A study with people, as a rater and as its author meet it: clicks, crashes, a second visit, and numbers that can be checked by hand."
+"""A study with people, as a rater and as its author meet it: clicks, crashes, a second visit, and numbers that can be
+checked by hand."""
 import math
 import numpy as np, pandas as pd, pytest
 from animrepro.core import UserError

@@ -1,4 +1,5 @@
-"Ablation notebooks as commands: a wrong parameter is refused before anything runs, a file is whole or not there, and a verdict knows which way is better."
+"""Ablation notebooks as commands: a wrong parameter is refused before anything runs, a file is whole or not there, and
+a verdict knows which way is better."""
 import ast, json, os
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest

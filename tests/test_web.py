@@ -1,4 +1,5 @@
-"Data sets from the web, end to end: each of the papers' lists against a server on this machine, with all that goes wrong out there."
+"""Data sets from the web, end to end: each of the papers' lists against a server on this machine, with all that goes
+wrong out there."""
 import http.server, io, json, os, platform, shutil, signal, sys, tarfile, threading, time, zipfile
 from pathlib import Path
 import numpy as np, pytest, yaml
@@ -111,9 +112,11 @@ def shows(store, i, first, step=1):
 COLUMNS = "video_id,start,end,bbox,fps,width,height,partition"
 LEFT = "0-0-96-96"  # of a frame of 192 x 96, twice the size of our videos
 FORMS = {  # head of the list, a row made from a video's name, the name of its clip
-    "vox": (COLUMNS + ",person_id", "{video},{start},{end},{box},25,192,96,{split},id10005", "id10005#{video}#{start:06d}#{end:06d}"),
+    "vox": (COLUMNS + ",person_id", "{video},{start},{end},{box},25,192,96,{split},id10005",
+            "id10005#{video}#{start:06d}#{end:06d}"),
     "taichi": (COLUMNS, "{video},{start},{end},{box},25.0,192,96,{split}", "{video}#{start:06d}#{end:06d}"),
-    "ted": (COLUMNS, "{video}#016609#016737,{start},{end},{box},25.0,192,96,{split}", "016737#016609#{video}#{start:06d}#{end:06d}"),
+    "ted": (COLUMNS, "{video}#016609#016737,{start},{end},{box},25.0,192,96,{split}",
+            "016737#016609#{video}#{start:06d}#{end:06d}"),
 }
 
 
@@ -130,13 +133,16 @@ def test_lists_with_boxes(form, site, run, tmp_path):
         "slow.mp4": [200, "halve", 200],
         "flaky.mp4": [500, 403, 200]
     }
-    rows = [("good", 5, 15, LEFT, "train"), ("good", 20, 30, LEFT, "test"), ("good", 5, 15, LEFT, "train"), ("slow", 0, 8, LEFT, "train"), ("flaky", 3, 9, LEFT, "train"),
-            ("-minus", 0, 40, "96-0-192-96", "test"), ("dead", 0, 8, LEFT, "train"), ("changed", 0, 8, LEFT, "train"), ("torn", 2, 38, LEFT, "test"), ("good", 1, 3, "", "train"),
-            ("good", 30, 50, LEFT, "train"), ("refused", 0, 8, LEFT, "train"), ("trouble", 0, 8, LEFT, "test")]
+    rows = [("good", 5, 15, LEFT, "train"), ("good", 20, 30, LEFT, "test"), ("good", 5, 15, LEFT, "train"),
+            ("slow", 0, 8, LEFT, "train"), ("flaky", 3, 9, LEFT, "train"), ("-minus", 0, 40, "96-0-192-96", "test"),
+            ("dead", 0, 8, LEFT, "train"), ("changed", 0, 8, LEFT, "train"), ("torn", 2, 38, LEFT, "test"),
+            ("good", 1, 3, "", "train"), ("good", 30, 50, LEFT, "train"), ("refused", 0, 8, LEFT, "train"),
+            ("trouble", 0, 8, LEFT, "test")]
     text = "\n".join([head, *(row.format(video=v, start=s, end=e, box=b, split=p) for v, s, e, b, p in rows)])
     (site.root / "list.csv").write_text(text + "\n")
     (tmp_path / "known.sha256").write_text(f"{sha256(site.root / 'good.mp4')}  good.mp4\n{'0' * 64}  changed.mp4\n")
-    entry = dict(kind="videos", size=32, metadata={f"{site.address}/list.csv": sha256(site.root / "list.csv")}, address=site.address + "/{id}.mp4", hashes=str(tmp_path / "known.sha256"),
+    entry = dict(kind="videos", size=32, metadata={f"{site.address}/list.csv": sha256(site.root / "list.csv")},
+                 address=site.address + "/{id}.mp4", hashes=str(tmp_path / "known.sha256"),
                  published={"A paper": {"train": 9, "test": 3}})
     done = run(form, entry)
     names = [name.format(video=v, start=s, end=e) for v, s, e, _, _ in rows]
@@ -148,7 +154,8 @@ def test_lists_with_boxes(form, site, run, tmp_path):
     assert all(shows(store, i, first) for i, first in enumerate((5, 20, 0, 3))) and np.allclose(
         store.frames(4), 220, atol=4), "the right frames, and the right half of them"
     told = reasons(root)
-    for i, word in ((6, "HTTP Error 404"), (7, "SHA-256"), (8, "broken after"), (9, "cannot be used"), (10, "ends after 10 of its 20"), (11, "HTTP Error 403"), (12, "HTTP Error 500")):
+    for i, word in ((6, "HTTP Error 404"), (7, "SHA-256"), (8, "broken after"), (9, "cannot be used"),
+                    (10, "ends after 10 of its 20"), (11, "HTTP Error 403"), (12, "HTTP Error 500")):
         assert word in told.pop(names[i]), names[i]
     assert not told and prepared(tmp_path / "data" / f"{form}.zip").clips == {"train": 3, "test": 2}
     assert site.times("dead.mp4") == 1 < web.TRIES <= site.times(
@@ -221,8 +228,9 @@ def test_minutes_of_talkinghead(site, run, tmp_path, monkeypatch):
     write_video(site.root / "changed.mp4", movie(), 2)
     site.moods = {"trouble.mp4": [500]}
     with zipfile.ZipFile(site.root / "data_list.zip", "w") as z:
-        lines = ["a_b_0000,96,192,4,11,0,0,96,96", "a_b_0001,96,192,10,19,0,0,96,96", "a_b_0002,96,192,0,9,0,0,96,96", "a_b_0000,96,192,1,8,,,,", "dead_0000,96,192,0,9,0,0,96,96",
-                 "torn_0000,96,192,0,99,0,0,96,96", "changed_0000,96,192,0,9,0,0,96,96", "trouble_0000,96,192,0,9,0,0,96,96"]
+        lines = ["a_b_0000,96,192,4,11,0,0,96,96", "a_b_0001,96,192,10,19,0,0,96,96", "a_b_0002,96,192,0,9,0,0,96,96",
+                 "a_b_0000,96,192,1,8,,,,", "dead_0000,96,192,0,9,0,0,96,96", "torn_0000,96,192,0,99,0,0,96,96",
+                 "changed_0000,96,192,0,9,0,0,96,96", "trouble_0000,96,192,0,9,0,0,96,96"]
         z.writestr("data_list/train_video_tubes.txt", "\n".join(lines) + "\n")
         z.writestr("data_list/val_video_tubes.txt", "a_b_0000,96,192,20,29,96,0,192,96\n")
         z.writestr("data_list/train_video_ids.txt", "a_b\n")
@@ -233,7 +241,8 @@ def test_minutes_of_talkinghead(site, run, tmp_path, monkeypatch):
              address=site.address + "/{id}.mp4", hashes=str(tmp_path / "known")))
     store = FrameStore(tmp_path / "data/thkh.zip")
     assert done.exit_code == 0 and [(c.name, c.split, c.frames) for c in store.clips] == [
-        ("a_b_0000_S4_E11_L0_T0_R96_B96", "train", 8), ("a_b_0001_S10_E19_L0_T0_R96_B96", "train", 10), ("a_b_0000_S20_E29_L96_T0_R192_B96", "test", 10)]
+        ("a_b_0000_S4_E11_L0_T0_R96_B96", "train", 8), ("a_b_0001_S10_E19_L0_T0_R96_B96", "train", 10),
+        ("a_b_0000_S20_E29_L96_T0_R192_B96", "test", 10)]
     assert shows(store, 0, 4) and shows(store, 1, 126 + 10) and np.allclose(store.frames(2), 220, atol=4)
     told = " ".join(f"{clip} {reason}" for clip, reason in sorted(reasons(tmp_path / "root").items()))
     for word in ("number 3", "cannot be used", "HTTP Error 404", "torn", "SHA-256", "HTTP Error 500"):
@@ -260,8 +269,9 @@ def test_tracks_of_voxceleb2(site, run, tmp_path, monkeypatch):
     (site.root / "torn.mp4").write_bytes((site.root / "v.mp4").read_bytes()[:2500])
     site.moods = {"trouble.mp4": [500]}
     still, small, border = (0.1, 0.25, 0.25, 0.5), (0.1, 0.25, 0.05, 0.1), (0, 0.25, 0.25, 0.5)
-    files = {"id1/v/00001": [still] * 12 + [(0.6, 0.25, 0.25, 0.5)] * 10 + [still] * 3, "id1/v/00002": [small] * 10, "id1/v/00003": [border] * 10,
-             "id2/dead/00001": [still] * 10, "id2/torn/00001": [still] * 30, "id2/changed/00001": [still] * 10, "id2/trouble/00001": [still] * 10}
+    files = {"id1/v/00001": [still] * 12 + [(0.6, 0.25, 0.25, 0.5)] * 10 + [still] * 3, "id1/v/00002": [small] * 10,
+             "id1/v/00003": [border] * 10, "id2/dead/00001": [still] * 10, "id2/torn/00001": [still] * 30,
+             "id2/changed/00001": [still] * 10, "id2/trouble/00001": [still] * 10}
     with zipfile.ZipFile(site.root / "vox2_dev_txt.zip", "w") as z:
         for file, boxes in files.items(): z.writestr(f"txt/{file}.txt", annotation(boxes))
         z.writestr("txt/id1/v/00009.txt", "Identity : id1\n")
@@ -280,8 +290,10 @@ def test_tracks_of_voxceleb2(site, run, tmp_path, monkeypatch):
                                                               ("id9#v#00001#000", "test", 9)]
     assert shows(store, 0, 10) and np.allclose(store.frames(1), 220, atol=4) and shows(store, 2, 0)
     told = reasons(tmp_path / "root")
-    for clip, word in (("id1#v#00002#000", "pixels, less than 20"), ("id1#v#00003#000", "over the border"), ("id1#v#00009", "no boxes"), ("id2#dead#00001#000", "404"),
-                       ("id2#torn#00001#000", "broken"), ("id2#changed#00001#000", "SHA-256"), ("id2#trouble#00001#000", "500")): assert word in told.pop(clip), clip
+    for clip, word in (("id1#v#00002#000", "pixels, less than 20"), ("id1#v#00003#000", "over the border"),
+                       ("id1#v#00009", "no boxes"), ("id2#dead#00001#000", "404"), ("id2#torn#00001#000", "broken"),
+                       ("id2#changed#00001#000", "SHA-256"), ("id2#trouble#00001#000", "500")):
+        assert word in told.pop(clip), clip
     assert not told, "a run of three frames is no clip, and no loss"
 
 
@@ -334,7 +346,8 @@ def test_archives_of_mgif(site, run, tmp_path, monkeypatch):
                                                               ("train/0.gif", "train", 4, 10),
                                                               ("train/1.gif", "train", 4, 10)]
     told = reasons(root)
-    for name, word in (("torn.tar.gz", "not a whole"), ("changed.tar.gz", "SHA-256"), ("dead.tar.gz", "404"), ("trouble.tar.gz", "500"), ("evil.tar.gz", "not a whole")):
+    for name, word in (("torn.tar.gz", "not a whole"), ("changed.tar.gz", "SHA-256"), ("dead.tar.gz", "404"),
+                       ("trouble.tar.gz", "500"), ("evil.tar.gz", "not a whole")):
         assert word in told.pop(name), name
     assert len(told) == 1 and next(iter(told)).endswith("train/2.gif") and not list(
         tmp_path.rglob("out.txt")) and not [p for p in root.iterdir() if p.name.startswith(".")]

@@ -1,5 +1,6 @@
-"""Networks of others: their files are found, checked and loaded in the layout in which they were published. Weights that nobody here has are
-replaced by random ones in that layout: this tests names, shapes, batches and coordinates, not the numbers."""
+"""Networks of others: their files are found, checked and loaded in the layout in which they were published. Weights
+that nobody here has are replaced by random ones in that layout: this tests names, shapes, batches and coordinates, not
+the numbers."""
 import hashlib
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """X2Face beside its authors' code. Golden numbers are always checked. With a clone of github.com/oawiles/X2Face, whose
-folder ANIMREPRO_REFERENCE_X2FACE names, everything that both sides compute is compared, and `python tests/test_x2face.py`
-prints GOLDEN anew."""
+folder ANIMREPRO_REFERENCE_X2FACE names, everything that both sides compute is compared, and
+`python tests/test_x2face.py` prints GOLDEN anew."""
 import hashlib, os, sys, types
 from pathlib import Path
 import pytest, torch, torch.nn.functional as F, torchvision
