@@ -13,7 +13,7 @@ __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS
            'notes', 'missing_block', 'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike',
            'disagreement', 'disagreement_blocks', 'calibration_blocks', 'read_speed', 'number', 'speed_blocks',
            'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text',
-           'write_forms', 'write_blocks', 'headline', 'write_tables', 'merge', 'record_rows', 'renew', 'promote',
+           'write_forms', 'headline', 'write_blocks', 'write_tables', 'merge', 'record_rows', 'renew', 'promote',
            'seal', 'changed_numbers', 'log_change', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/73_tables.ipynb #1bdcbfae
@@ -937,10 +937,24 @@ def write_forms(path: Path, title: str, blocks: list[Block]):
     write_text(path.with_suffix(".md"), to_markdown(title, blocks))
     write_text(path.with_suffix(".tex"), to_latex(title, blocks))
 
+# %% ../nbs/73_tables.ipynb #0bb3e497
+def headline(run: Evidence) -> dict:
+    """The numbers to watch, by data set and method, mean over seeds: PSNR, LPIPS, AKD and MKR for each number of
+    sources, as `psnr_1`."""
+    scores, numbers = lines_of(TABLES[1], run), {}
+    scores = scores[scores["metric"].isin(["psnr", "lpips", "akd", "mkr"])]
+    for (dataset, scale, method), part in scores.groupby(["dataset", "scale", "method"]):
+        means = part.groupby(["metric", "sources"])["value"].mean()
+        numbers.setdefault(f"{dataset}-{scale}", {})[method] = {
+            f"{metric}_{n}": float(f"{value:.4g}")
+            for (metric, n), value in means.items()
+        }
+    return numbers
+
 # %% ../nbs/73_tables.ipynb #8dbddd73
 def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
-    """Writes every table in its three forms, the disagreement between papers, the calibration and the speed.
-    Without `run` (the folder of record itself) its block is left out."""
+    """Writes every table in its three forms, the disagreement between papers, the calibration, the speed, and the
+    numbers to watch. Without `run` (the folder of record itself) its block is left out."""
     for table in TABLES:
         ours = our_blocks(table, "Record (this repository)",
                           record) + (our_blocks(table, "This run", run) if run else [])
@@ -952,6 +966,7 @@ def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
                 folder / f"{table.name}.csv",
                 to_long(table, record, run or Evidence(folder, record.scores[:0], record.gains[:0], record.pooled[:0])))
     save_table(folder / "pooled.csv", (run or record).pooled)
+    write_json(folder / "headline.json", headline(run or record))
     write_forms(folder / "disagreement", "The same baseline in several papers", disagreement_blocks())
     save_table(folder / "disagreement.csv", disagreement())
     calibrated = calibration_blocks("Record (this repository)",
@@ -962,24 +977,9 @@ def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
     if measured: write_forms(folder / "speed", "Speed", measured)
     if len(own := read_speed((run or record).folder)): save_table(folder / "speed.csv", own)
 
-# %% ../nbs/73_tables.ipynb #0bb3e497
-def headline(run: Evidence) -> dict:
-    """The numbers to watch, by data set and method, mean over seeds: PSNR for each number of sources, gain of the
-    most over one, gain over the copy."""
-    scores, gains, numbers = lines_of(TABLES[1], run), run.gains[sweep_of(run.gains) == ""], {}
-    for (dataset, scale, method), part in scores[scores["metric"] == "psnr"].groupby(["dataset", "scale", "method"]):
-        found = {f"psnr_{n}": v for n, v in part.groupby("sources")["value"].mean().items()}
-        mine = gains.query("dataset == @dataset and scale == @scale and method == @method and metric == 'psnr'")
-        for n, v in mine.query("minus == 'sources=1'").groupby("sources")["value"].mean().items():
-            found[f"gain_{n}_over_1"] = v
-        if len(over := mine.query("minus == 'method=copy'")): found["over_copy"] = over["value"].mean()
-        numbers.setdefault(f"{dataset}-{scale}", {})[method] = {k: round(float(v), 3) for k, v in found.items()}
-    return numbers
-
 # %% ../nbs/73_tables.ipynb #e91068ab
 def write_tables(root: str | Path):
-    """Writes `results/run/scores.csv`, `results/run/tables` and `results/run/metrics.json`. Raises `UserError` if an
-    evaluation is missing."""
+    "Writes `results/run/scores.csv` and `results/run/tables`. Raises `UserError` if an evaluation is missing."
     root = Path(root)
     made, scores = root / "results" / "run", collect(root)
     rows = read_rows(root)
@@ -987,7 +987,6 @@ def write_tables(root: str | Path):
     run = Evidence(made, scores, gains, pool(scores, gains, rows))
     save_table(made / "scores.csv", scores)
     write_blocks(made / "tables", read_evidence(root / "results" / "record"), run)
-    write_json(made / "metrics.json", headline(run))
 
 # %% ../nbs/73_tables.ipynb #a0f45f50
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -1085,7 +1084,7 @@ def changed_numbers(before: dict, after: dict) -> list[str]:
     "The headline numbers that differ, as text."
     pairs = [(f"{data} {method} {name}", before.get(data, {}).get(method, {}).get(name), value)
              for data, found in after.items() for method, numbers in found.items() for name, value in numbers.items()
-             if name in ("psnr_1", "psnr_3")]
+             if name in ("psnr_1", "psnr_3", "lpips_1", "lpips_3")]
     return [f"{what} {'new' if old is None else old} → {value}" for what, old, value in pairs if old != value]
 
 def log_change(path: Path, before: Evidence, after: Evidence, note: str):

@@ -782,7 +782,7 @@ def test_readme_drift_is_noticed(project):
     assert readme_drift(project) == [] and kept[0].startswith("# A\n") and kept[0].endswith("\nlast\n")
     update_readme(project)
     assert [p.read_text() for p in pages] == kept
-    write_json(project / "results" / "run" / "metrics.json", {})  # of the run, which README does not show
+    write_json(project / "results" / "run" / "tables" / "headline.json", {})  # of the run, which README does not show
     assert readme_drift(project) == []
     pages[2].write_text(kept[2].replace("unresolved", "reproduced"))
     assert readme_drift(project) == pages[2:]

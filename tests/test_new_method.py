@@ -97,7 +97,7 @@ def test_a_new_method_is_in_tables_and_figures(project):
             for name in ("reconstruction", "sources", "continuity", "curves", "gap", "probe")
             } <= {p.name
                   for p in (run / "figures").iterdir()}
-    assert "one_map" in json.loads((run / "metrics.json").read_text())["puppets-smoke"]
+    assert "one_map" in json.loads((run / "tables" / "headline.json").read_text())["puppets-smoke"]
 
 
 def test_many_methods_are_told_apart(stranger):
