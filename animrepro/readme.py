@@ -46,10 +46,11 @@ def older_note(root: str | Path) -> str:
     for r in run_records(root):
         if r["scale"] not in sections.get(r["method"], {}): continue
         now = asdict(method_config(sections, r["method"], r["scale"]))
-        if differing(r.get("config", {}), now): old[title_of(r["method"])] = True
+        if differing(r.get("config", {}), now): old.setdefault(r["dataset"], {})[title_of(r["method"])] = True
     if not old: return ""
-    return (f"*The runs of record are of an older recipe than `params.yaml` has now ({', '.join(old)}), and will be "
-            "trained again. Until then `make repro` gives other numbers than those shown.*")
+    which = "; ".join(f"{dataset} ({', '.join(methods)})" for dataset, methods in old.items())
+    return (f"*Runs of record on these data are of an older recipe than `params.yaml` has now: {which}. They will be "
+            "trained again; until then `make repro` gives other numbers for them.*")
 
 # %% ../nbs/76_readme.ipynb #6bf28cc4
 PAGES = {  # notebooks of each paper: the paper, then its method
