@@ -72,8 +72,9 @@ test: $(STAMP) ## run every notebook and all checks
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 UPLOADS := tornado_settings="{'websocket_max_message_size': 2000000000}"
 
+# Its root is the repository, so that notebooks show figures of the record; it opens at the map.
 lab: $(STAMP) ## open the notebooks in JupyterLab; LAB="--port 9000" passes options on
-	@$(BIN)/jupyter-lab --notebook-dir=nbs --config=.ci/jupyter_server_config.py $(ROOT) --ServerApp.$(UPLOADS) $(LAB)
+	@$(BIN)/jupyter-lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb --config=.ci/jupyter_server_config.py $(ROOT) --ServerApp.$(UPLOADS) $(LAB)
 
 app: $(STAMP) ## open the page that animates pictures; APP="--port 9000 --no-browser" passes options on
 	@$(BIN)/voila nbs/apps/animate.ipynb --Voila.$(UPLOADS) $(APP)
