@@ -68,13 +68,16 @@ def power(value: Interval, digits: int = 2) -> str:
                                      - value.low) else f"an effect of {smallest_effect(value):.{digits}g} could be seen"
 
 # %% ../nbs/72_judge.ipynb #a7304239
-NO_BETTER_THAN_COPY = "the base does not beat copying"
+NO_BETTER_THAN_COPY = "the base does not clearly beat copying"
 
 def beats_copy(over_copy: Interval | None) -> str:
     """Empty where a base beats the copy of the source, of which `over_copy` is its gain in PSNR; else the reason why
     nothing is tested on it."""
     if over_copy is None: return "no copy of the source was scored beside these runs"
-    return "" if over_copy.low > 0 else f"{NO_BETTER_THAN_COPY} ({over_copy.value:+.2f} dB)"
+    if over_copy.low > 0: return ""
+    if np.isnan(over_copy.low):
+        return f"the base beats copying by {over_copy.value:+.2f} dB, but without rows of its runs there is no interval"
+    return f"{NO_BETTER_THAN_COPY} ({over_copy.value:+.2f} [{over_copy.low:+.2f}, {over_copy.high:+.2f}] dB)"
 
 # %% ../nbs/72_judge.ipynb #fe424ad0
 def spread_tolerance(record: list[float], run: list[float], alone: float) -> float:
