@@ -454,7 +454,8 @@ def send_codes(model, driving: str, codes: Path, precision: str):
     "Writes the motion codes of a video and says what they cost."
     from animrepro.animate import bits_per_frame, send
     about = send(model, model.config.size, driving, codes, precision)
-    click.echo(f"{codes}: {about.frames} frames in {codes.stat().st_size} bytes, {bits_per_frame(codes)} bits per frame")
+    size, bits = codes.stat().st_size, bits_per_frame(codes)
+    click.echo(f"{codes}: {about.frames} frames in {size} bytes, {bits} bits per frame")
 
 # %% ../nbs/82_cli.ipynb #af863384
 @cli.command()
