@@ -530,7 +530,7 @@ def test_a_base_that_does_not_beat_copying_is_not_judged(project):
     write_tables(project)
     set_pooled(project, lambda minus: minus == "method=copy", low=-0.1)
     found = find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run"))
-    assert found.word == "not tested" and found.reason.startswith("the base does not beat copying")
+    assert found.word == "not tested" and found.reason.startswith("the base does not clearly beat copying")
     set_pooled(project, lambda minus: minus == "method=copy", minus="nobody=0")
     assert "no copy of the source was scored" in find_verdict(claim("residual_helps"),
                                                               read_evidence(project / "results" / "run")).reason
