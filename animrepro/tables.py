@@ -1130,8 +1130,9 @@ def copy_record(root: Path, line: pd.Series, target: Path):
     if (folder / "run.json").is_file():
         told = json.loads((folder / "run.json").read_text(encoding="utf8"))
         write_json(target / f"{line['run']}.json", told | (dict(weights=sha256(weights)) if weights.is_file() else {}))
-    # Weights of ablations stay where they are.
-    if weights.is_file() and "/" not in line["run"]:
+    # Those of ablations and baselines stay where they are.
+    shipped = line["method"] in load_params(root / "params.yaml").run.methods and "/" not in line["run"]
+    if weights.is_file() and shipped:
         copy_weights(weights, target.parent / "weights" / f"{line['run']}.safetensors")
 
 # %% ../nbs/73_tables.ipynb #b81033a2
