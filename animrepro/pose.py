@@ -11,14 +11,15 @@ __all__ = ['DEGREE', 'rotation_matrix', 'angles_of', 'true_angles', 'binned_angl
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 import torch, torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from .blocks import DownBlock, seeded_init
-from .core import (Count, Length, Positive, Seed, Side, UserError, exact, project_root, rng, to_float,
-    torch_generator, typed, write_atomic)
+from .core import (Count, Length, Positive, Range, Seed, Side, UserError, exact, project_root, rng,
+    to_float, torch_generator, typed, write_atomic)
 from .data.puppets import FRAMINGS, Motion, render, sample_identity, sample_motion
 from .warp import resize
 from .weights import NotAvailable, find_weights
@@ -96,7 +97,8 @@ class PoseConfig:
     size: Side = 64
     width: Length = 32
     clips: Count = 800
-    steps: Count = 1000
+    # fewer leave no step for the rate to rise
+    steps: Annotated[int, Range(21, 10**9)] = 1000
     batch: Length = 64
     lr: Positive = 2e-3
     seed: Seed = 0
