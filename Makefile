@@ -64,6 +64,7 @@ sweep: $(STAMP) ## run the ablations too (nbs/ablations)
 	$(call MEASURE)
 	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | $(BESIDE)
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
+	@$(BIN)/animrepro figures --ablations
 
 test: $(STAMP) ## run every notebook and all checks
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(JOBS) --dist worksteal --durations=5

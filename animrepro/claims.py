@@ -147,10 +147,8 @@ def measure_figure(quantity: Quantity, evidence: Evidence) -> Measured | None:
 # %% ../nbs/75_claims.ipynb #fd5f2867
 def measure_code(quantity: Quantity, evidence: Evidence, runs: list[str]) -> Measured | None:
     "Numbers per frame and keypoint (or whatever `code` names) of the models that were trained, from their run records."
-    paths = [*evidence.folder.glob("runs/*.json"), *evidence.folder.glob("train/*/run.json")]
-    records = [evidence.read_json(p.relative_to(evidence.folder)) for p in sorted(paths)]
     configs = [
-        r["config"]["model"] for r in records
+        r["config"]["model"] for r in evidence.run_records()
         if run_name(*(r[k] for k in ("dataset", "scale", "method", "variant", "seed"))) in runs
     ]
     models = [create_model(quantity.method, config) for config in configs]

@@ -604,11 +604,15 @@ def probe(weights: str, dataset: str, out: Path | None):
 @click.option("--check", is_flag=True,
               help="Change nothing: compute every score, table cell and verdict of the record again, from its rows.")
 def record(note: str, check: bool):
-    "Make this run's scores, rows, tables and run records the runs of record in results/record."
+    "Make this run's scores, rows, tables, figures and run records those of record in results/record."
     from animrepro.core import project_root
-    from animrepro.tables import promote
+    from animrepro.figures import write_sweep_figures
+    from animrepro.tables import promote, read_evidence
     if check: return recompute(project_root())
     click.echo("\n".join(promote(project_root(), note)))
+    # Not copies: ablations of record that were not run again are among them.
+    target = project_root() / "results" / "record"
+    write_sweep_figures(read_evidence(target), target / "figures")
 
 def recompute(root: Path):
     "Says what of the record was computed again and what could not be. `UserError` where something differs."
@@ -640,10 +644,12 @@ def tables():
     write_tables(project_root())
 
 @cli.command()
-def figures():
+@click.option("--ablations", is_flag=True, help="Only those of `make sweep`, which need no other runs.")
+def figures(ablations: bool):
     "Draw the figures of this run."
     from animrepro.core import project_root
-    from animrepro.figures import write_figures
+    from animrepro.figures import draw_sweeps, write_figures
+    if ablations: return click.echo("\n".join(map(str, draw_sweeps(project_root()))))
     write_figures(project_root())
 
 @cli.command()

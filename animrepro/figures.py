@@ -11,14 +11,15 @@ __all__ = ['COLOURS', 'SOURCES', 'EXTRA', 'GREY', 'STYLE', 'TOP_K', 'MAPS', 'STE
            'enlarged', 'painted', 'look_inside', 'blending', 'contributions_figure', 'masks_of', 'masks_figure',
            'candidates', 'pixels', 'draw_lattice', 'largest_maps', 'grid_figure', 'spread_of', 'directions_figure',
            'references', 'reference_figure', 'reference_numbers', 'flow_colours', 'levels_figure', 'r2_panel',
-           'heat_panel', 'probe_figure', 'probe_numbers', 'busiest_column', 'redraw_clip', 'jitter_panel',
-           'continuity_figure', 'curves_figure', 'sources_figure', 'speed_figure', 'pose_gaps', 'by_gap', 'gap_numbers',
-           'gap_figure', 'cell', 'still_cells', 'rows_of', 'performed', 'animation', 'held', 'save_gif', 'save_figure',
-           'scored', 'read_scores', 'attention_figures', 'blending_figures', 'lia_figures', 'trained_models',
-           'write_figures']
+           'heat_panel', 'probe_figure', 'probe_numbers', 'busiest_column', 'redraw_clip', 'seed_dots', 'jitter_panel',
+           'continuity_figure', 'curves_figure', 'sources_figure', 'speed_figure', 'Arm', 'read_arm', 'variant_label',
+           'gains_over_copy', 'gains_over_base', 'gain_panel', 'sweep_figure', 'pose_gaps', 'by_gap', 'gap_numbers',
+           'quarter_mean', 'gap_figure', 'cell', 'still_cells', 'rows_of', 'performed', 'animation', 'held', 'save_gif',
+           'save_figure', 'write_sweep_figures', 'draw_sweeps', 'scored', 'read_scores', 'read_rows', 'pooled_scores',
+           'attention_figures', 'blending_figures', 'lia_figures', 'trained_models', 'write_figures']
 
 # %% ../nbs/74_figures.ipynb #38099a73
-import functools, math
+import functools, itertools, math
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 import matplotlib
@@ -27,7 +28,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from .checkpoint import load_weights
 from .core import UserError, load_params, rng, to_float, to_uint8, write_atomic
@@ -36,13 +38,15 @@ from .data.puppets import FRAMINGS, Identity, Motion, correspondence, render, sa
 from .data.store import Clip, FrameStore
 from .dictionary import direction_sweep
 from .evaluate import EvaluateConfig, scored_frames, source_frames
+from .judge import beats_copy
 from .metrics.pixel import jitter, psnr
 from .models.contract import Animator, Rendering, create_model, methods
 from .models import lia
 from .probe import Probe, concentration, probe
 from .record import write_json
-from .stats import bootstrap_mean
-from .tables import place, shown_methods, title_of
+from .stats import Interval, bootstrap_mean, crossed_mean
+from .tables import GAIN_COLUMNS, TABLES, Evidence, Table, in_sweep, name_variant, names_of, place, pool
+from .tables import read_sweep, shown_methods, sweep_folders, sweep_of, title_of
 from .warp import make_grid, warp
 
 # %% ../nbs/74_figures.ipynb #d589cd53
@@ -754,17 +758,25 @@ def redraw_clip(model: Animator, example: Example) -> tuple[torch.Tensor, float]
     return drawn, jitter(drawn, truth, range(len(truth))).nanmean().item()
 
 # %% ../nbs/74_figures.ipynb #8c1619dc
-def jitter_panel(ax, scores: pd.DataFrame, copy: pd.DataFrame):
-    "Jitter from one source, a line per run with its interval. Tables as `scores.csv` has them."
-    lines = scores[(scores.metric == "jitter") & (scores.sources == 1)].reset_index(drop=True)
+def seed_dots(ax, x, y, method: str):
+    "The values of single seeds as small dots, where there are several."
+    if np.size(x) > 1 or np.size(y) > 1:
+        ax.plot(*np.broadcast_arrays(x, y), ".", ms=3.5, color=colour_of(method), alpha=0.6, mew=0, zorder=3)
+
+def jitter_panel(ax, pooled: pd.DataFrame, copy: pd.DataFrame, scores: pd.DataFrame):
+    """Jitter from one source, a line per method with its interval, and its seeds. `pooled` has a line for all seeds of
+    a method, `copy` and `scores` are as `scores.csv` has them."""
+    lines = pooled[(pooled.metric == "jitter") & (pooled.sources == 1)].reset_index(drop=True)
     for y, line in lines.iterrows():
         ax.errorbar(line.value, y, xerr=[[line.value - line.low], [line.high - line.value]], fmt=marker_of(line.method),
                     ms=4, capsize=2, color=colour_of(line.method))
+        seeds = scores[(scores.metric == "jitter") & (scores.sources == 1) & (scores.method == line.method)]
+        seed_dots(ax, seeds.value, y + 0.25, line.method)
     for value in copy[copy.metric == "jitter"].value[:1]:
         ax.axvline(value, color=GREY, ls="--", lw=0.8)
         ax.annotate("copy", (value, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
                     color=GREY, fontsize=7)
-    names = [title_of(m) + f", seed {s}" * (lines.seed.nunique() > 1) for m, s in zip(lines.method, lines.seed)]
+    names = [title_of(m) for m in lines.method]
     ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), title="all test clips", xlabel="jitter (levels) ↓")
     ax.set_yticklabels(names)
     ax.set_box_aspect(0.2 + 0.2 * len(names))
@@ -772,10 +784,10 @@ def jitter_panel(ax, scores: pd.DataFrame, copy: pd.DataFrame):
 
 # %% ../nbs/74_figures.ipynb #64a2e4a1
 @styled
-def continuity_figure(models: dict[str, Animator], shown: list[Example], scores: pd.DataFrame,
-                      copy: pd.DataFrame) -> Figure:
+def continuity_figure(models: dict[str, Animator], shown: list[Example], pooled: pd.DataFrame, copy: pd.DataFrame,
+                      scores: pd.DataFrame) -> Figure:
     """One column of pixels over time: truth and each method from one source, by example; at the right the jitter of
-    all test clips. `models` by method."""
+    all test clips. `models` by method; tables as for `jitter_panel`."""
     fig = Figure(figsize=(1.3 * (2 + len(models)) + 2.4, 1.5 * len(shown) + 0.2))
     left, right = fig.subfigures(1, 2, width_ratios=(1.3 * (2 + len(models)), 2.4))
     for number, (row, example) in enumerate(zip(left.subplots(len(shown), 2 + len(models), squeeze=False), shown)):
@@ -793,27 +805,25 @@ def continuity_figure(models: dict[str, Animator], shown: list[Example], scores:
             picture = frames[..., x].permute(1, 2, 0)  # (3, H, T)
             show(ax, picture, title(name), "time →" if score is None else f"jitter {score:.2f}",
                  aspect=picture.shape[2] / picture.shape[1])
-    jitter_panel(right.subplots(), scores, copy)
+    jitter_panel(right.subplots(), pooled, copy, scores)
     return fig
 
 # %% ../nbs/74_figures.ipynb #10d9ab5b
 @styled
 def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
     """Each loss term against the step, one line per run, by (method, seed), smoothed over a twentieth of it; faint
-    is the raw curve."""
+    is the raw curve. A seed has a style of line."""
     terms = list(dict.fromkeys(c for curve in curves.values() for c in curve if c != "step"))
     wide = min(3, len(terms))
     fig = Figure(figsize=(2.5 * wide, 2.0 * math.ceil(len(terms) / wide) + 0.3))
     axes = fig.subplots(math.ceil(len(terms) / wide), wide, squeeze=False).ravel()
-    seeds = sorted({seed for _, seed in curves})
+    styles = dict(zip(sorted({seed for _, seed in curves}), itertools.cycle(("-", "--", ":", "-."))))
     for ax, term in zip(axes, terms):
         for (method, seed), curve in curves.items():
             if term not in curve: continue
-            look = dict(color=colour_of(method), ls=("-", "--", ":", "-.")[seeds.index(seed) % 4])
-            ax.plot(curve.step, curve[term], color=look["color"], alpha=0.25, lw=0.6)
-            ax.plot(curve.step, curve[term].rolling(max(1,
-                                                        len(curve) // 20), min_periods=1).mean(), **look,
-                    label=title_of(method) + f", seed {seed}" * (len(seeds) > 1))
+            smooth = curve[term].rolling(max(1, len(curve) // 20), min_periods=1).mean()
+            ax.plot(curve.step, curve[term], color=colour_of(method), alpha=0.25, lw=0.6)
+            ax.plot(curve.step, smooth, color=colour_of(method), ls=styles[seed], label=title_of(method))
         ax.set(title=term, xlabel="step",
                yscale="log" if min(c[term].min() for c in curves.values() if term in c) > 0 else "linear")
         if ax.get_yscale() == "log":  # the ticks of a log axis as plain numbers
@@ -821,7 +831,10 @@ def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
             ax.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
     for ax in axes[::wide]: ax.set_ylabel("weighted loss")
     for ax in axes[len(terms):]: ax.axis("off")
-    by_label = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels())}
+    by_label = {}
+    for line, label in ((line, line.get_label()) for ax in axes for line in ax.get_legend_handles_labels()[0]):
+        by_label.setdefault(label, line)
+    if len(styles) > 1: by_label |= {f"seed {s}": Line2D([], [], color=GREY, ls=style) for s, style in styles.items()}
     legend_above(fig, by_label)
     return fig
 
@@ -829,22 +842,24 @@ def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
 SOURCE_METRICS = {"psnr": "PSNR (dB) ↑", "l1": "L1 ↓", "lpips": "LPIPS ↓", "akd": "AKD (pixels) ↓"}
 
 @styled
-def sources_figure(scores: pd.DataFrame, copy: pd.DataFrame) -> Figure:
-    """The metrics of IW's Table 2 that were measured against the number of sources, one line per method and seed.
-    Tables as `scores.csv` has them."""
-    metrics, seeds = [m for m in SOURCE_METRICS if m in set(scores.metric)], scores.seed.nunique()
+def sources_figure(pooled: pd.DataFrame, copy: pd.DataFrame, scores: pd.DataFrame) -> Figure:
+    """The metrics of IW's Table 2 that were measured against the number of sources: a line per method with its
+    intervals, and its seeds. Tables as for `jitter_panel`."""
+    metrics = [m for m in SOURCE_METRICS if m in set(pooled.metric)]
     fig = Figure(figsize=(max(3.4, 1.95 * len(metrics)), 2.3))
     axes = fig.subplots(1, len(metrics), squeeze=False)[0]
     for ax, metric in zip(axes, metrics):
-        lines = scores[scores.metric == metric].groupby(["method", "seed"], sort=False)
-        for i, ((method, seed), line) in enumerate(lines):
+        lines = pooled[pooled.metric == metric].groupby("method", sort=False)
+        for i, (method, line) in enumerate(lines):
             away = 0.06 * (i - (len(lines) - 1) / 2)  # so that intervals do not hide each other
             ax.errorbar(line.sources + away, line.value, yerr=[line.value - line.low, line.high - line.value],
                         fmt=f"{marker_of(method)}-", ms=3, capsize=2, lw=1, color=colour_of(method),
-                        label=title_of(method) + f", seed {seed}" * (seeds > 1))
+                        label=title_of(method))
+            for sources, seeds in scores[(scores.metric == metric) & (scores.method == method)].groupby("sources"):
+                seed_dots(ax, sources + away, seeds.value, method)
         for value in copy[copy.metric == metric].value[:1]:
             ax.axhline(value, color=GREY, ls="--", lw=0.8, label=title_of("copy"))
-        ax.set(xlabel="sources", title=SOURCE_METRICS[metric], xticks=sorted(set(scores.sources)))
+        ax.set(xlabel="sources", title=SOURCE_METRICS[metric], xticks=sorted(set(pooled.sources)))
     legend_above(fig, dict(zip(*axes[0].get_legend_handles_labels()[::-1])))
     return fig
 
@@ -869,6 +884,88 @@ def speed_figure(table: pd.DataFrame) -> Figure:
     legend_above(fig, dict(zip(*ax.get_legend_handles_labels()[::-1])))
     return fig
 
+# %% ../nbs/74_figures.ipynb #b92b5acb
+@dataclass
+class Arm:
+    """A line of a figure of gains: what is compared, the gain of each seed, and its interval over seeds and clips, more
+    is better. `judged`: whether the base clearly beats copying."""
+    name: str
+    by_seed: np.ndarray
+    interval: Interval
+    judged: bool = True
+
+def read_arm(line: pd.Series, name: str, evidence: Evidence, judged: bool = True) -> Arm:
+    "A pooled line of gains with the gains of its seeds, turned so that more is better."
+    keys, better = ["method", "variant", "sources", "metric", "minus"], 1 if "↑" in SOURCE_METRICS[line.metric] else -1
+    here = evidence.gains[sweep_of(evidence.gains) == line.run.rpartition("/")[0]]
+    seeds = better * here[(here[keys] == line[keys]).all(axis=1)].value.to_numpy(float)
+    low, high = sorted((better * line.low, better * line.high))
+    return Arm(name, seeds, Interval(better * line.value, low, high, line.clips, line.frames), judged)
+
+def variant_label(table: Table, method: str, variant: str) -> str:
+    "A variant as the figure of its table names it, in few words."
+    name = name_variant(method, variant, names_of(*table.parts)).split(" (")[0]
+    return f"{title_of(method)}, {name}" if len({m for m, _ in table.sweep}) > 1 else name
+
+# %% ../nbs/74_figures.ipynb #7606596b
+def gains_over_copy(table: Table, evidence: Evidence, sweep: str, metric: str) -> dict[tuple[str, str], Arm]:
+    "How far each (method, variant) of a sweep is ahead of the copy that was scored beside it; empty without one."
+    if "copy" not in set(evidence.scores.method[sweep_of(evidence.scores) == sweep]): return {}
+    lines = evidence.pooled[sweep_of(evidence.pooled) == sweep].query("metric == @metric and minus == 'method=copy'")
+    found = {(line.method, line.variant): line for _, line in lines.iterrows()}
+    return {k: read_arm(found[k], variant_label(table, *k), evidence) for k in table.sweep if k in found}
+
+def gains_over_base(table: Table, evidence: Evidence, sweep: str, metric: str) -> list[Arm]:
+    """The differences between variants of a sweep and, in a table of several numbers of sources, what each further
+    one adds."""
+    lines = evidence.pooled[sweep_of(evidence.pooled) == sweep].query("metric == @metric and minus != ''")
+    over, counts, found = gains_over_copy(table, evidence, sweep, "psnr"), sorted(set(lines.sources)), []
+    for _, line in sorted(lines.iterrows(), key=lambda x: table.sweep.index((x[1].method, x[1].variant))):
+        terms = dict(term.split("=") for term in line.minus.split(", "))
+        base = terms.get("method", line.method), terms.get("variant", line.variant)
+        name = variant_label(table, line.method, line.variant)
+        fewer = max([0, *(n for n in counts if n < line.sources)])
+        if "variant" in terms:
+            name += f" over {variant_label(table, *base)}" + f", {line.sources} sources" * (line.sources > 1)
+        elif not table.one_source and terms.get("sources") == str(fewer): name += f": {line.sources} over {fewer}"
+        else: continue
+        ahead = over[base].interval if base in over else None
+        found.append(read_arm(line, name, evidence, not beats_copy(ahead)))
+    return found
+
+# %% ../nbs/74_figures.ipynb #7208f391
+def gain_panel(ax, arms: list[Arm]):
+    "A line per arm: dots are seeds, the bar its interval, the tick its mean; hollow and grey where it is not judged."
+    for y, arm in enumerate(arms):
+        colour = COLOURS[0] if arm.judged else GREY
+        ax.plot([arm.interval.low, arm.interval.high], [y, y], color=colour, lw=4, alpha=0.3, solid_capstyle="butt")
+        ax.plot(arm.interval.value, y, "|", color=colour, ms=9, mew=1.6)
+        ax.plot(arm.by_seed, np.full(len(arm.by_seed), y), "o", ms=3.2, mew=0.7, color=colour,
+                mfc=colour if arm.judged else "white")
+    ax.axvline(0, color=GREY, ls="--", lw=0.8, zorder=0)
+    ax.set(yticks=range(len(arms)), ylim=(len(arms) - 0.5, -0.5))
+    ax.set_yticklabels([arm.name for arm in arms])
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+
+@styled
+def sweep_figure(table: Table, evidence: Evidence, sweep: str) -> Figure:
+    """Gains of a sweep in the metrics of `SOURCE_METRICS` that were measured: above of each variant over the copy of
+    the source, where one was scored, below of variants over each other."""
+    metrics = [m for m in SOURCE_METRICS if m in set(evidence.pooled.metric[sweep_of(evidence.pooled) == sweep])]
+    over = {m: list(gains_over_copy(table, evidence, sweep, m).values()) for m in metrics}
+    rows = {"over copying": over} if any(over.values()) else {}
+    rows |= {"differences": {m: gains_over_base(table, evidence, sweep, m) for m in metrics}}
+    heights = [max(map(len, arms.values())) for arms in rows.values()]
+    fig = Figure(figsize=(1.75 * len(metrics) + 2.6, 0.21 * sum(heights) + 0.35 * len(rows) + 0.5))
+    axes = fig.subplots(len(rows), len(metrics), squeeze=False, sharey="row", height_ratios=heights)
+    for line, (label, arms) in zip(axes, rows.items()):
+        for ax, metric in zip(line, metrics): gain_panel(ax, arms[metric])
+        line[0].set_ylabel(label)
+    for ax, metric in zip(axes[0], metrics): ax.set_title(SOURCE_METRICS[metric][:-2])
+    fig.supxlabel("Right is better. Dots: seeds. Bars: mean and 95 % interval. Grey: not judged, the base does not"
+                  " clearly beat copying", fontsize=7)
+    return fig
+
 # %% ../nbs/74_figures.ipynb #d8636021
 def pose_gaps(store: FrameStore) -> pd.DataFrame:
     """For each frame of the test puppets the mean distance of the landmarks from those of the clip's first frame, in
@@ -885,8 +982,8 @@ def pose_gaps(store: FrameStore) -> pd.DataFrame:
 QUARTERS = ("nearest", "near", "far", "farthest")
 
 def by_gap(rows: dict[str, pd.DataFrame], gaps: pd.DataFrame) -> pd.DataFrame:
-    """Scores from one source of each method (`rows`: as `evaluate` gives them), by frame, with the gap of the frame
-    and its quarter among all frames scored."""
+    """Scores from one source of each method (`rows`: as `evaluate` gives them, with the seed of each), by frame, with
+    the gap of the frame and its quarter among all frames scored."""
     one = pd.concat(
         [part[part.sources == 1].dropna(subset="psnr").assign(method=method) for method, part in rows.items()])
     found = one.merge(gaps, on=["clip", "frame"], validate="many_to_one")
@@ -896,11 +993,12 @@ def by_gap(rows: dict[str, pd.DataFrame], gaps: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/74_figures.ipynb #5a0b7385
 def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", resamples: int = 2000) -> dict:
-    """PSNR and AKD of `method` less those of `than`: mean over the nearest and the farthest quarter of frames, and
-    how much the second exceeds the first, with intervals over clips."""
+    """PSNR and AKD of `method` less those of `than`, means over seeds: mean over the nearest and the farthest quarter
+    of frames, and how much the second exceeds the first, with intervals over clips."""
     found = {}
     for metric in [m for m in ("psnr", "akd") if m in table]:
-        wide = table.pivot(index=["clip", "frame", "quarter"], columns="method", values=metric).reset_index()
+        means = table.groupby(["clip", "frame", "quarter", "method"], observed=True)[metric].mean()
+        wide = means.unstack().reset_index()
         wide = wide.assign(lead=wide[method] - wide[than]).dropna(subset="lead")
         parts = wide.groupby(["clip", "quarter"], observed=False).lead.agg(["sum", "count"]).unstack()
         drawn = rng(0, "gap").multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=resamples)
@@ -923,23 +1021,27 @@ def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", 
     return found
 
 # %% ../nbs/74_figures.ipynb #f92e1716
+def quarter_mean(rows: pd.DataFrame, metric: str) -> Interval:
+    "Mean of a quarter of frames with its interval: of one seed over clips, of several over seeds and clips."
+    values, clips = rows[metric].to_numpy(), rows["clip"].to_numpy()
+    if rows.seed.nunique() > 1: return crossed_mean(values, rows.seed.to_numpy(), clips)
+    return bootstrap_mean(values, clips, seed=0, weighting="frame")
+
 @styled
 def gap_figure(table: pd.DataFrame) -> Figure:
     """PSNR, and AKD where it was measured, against the gap in pose: per method the mean of each quarter of frames
-    with its interval. `table` of `by_gap`."""
+    with its interval, and those of its seeds. `table` of `by_gap`."""
     metrics = [m for m in ("psnr", "akd") if m in table]
     fig = Figure(figsize=(2.6 * len(metrics) + 0.4, 2.5))
     for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics):
         for i, (method, rows) in enumerate(table.groupby("method", sort=False)):
             quarters = rows.groupby("quarter", observed=True)
-            means = pd.DataFrame([
-                bootstrap_mean(q[metric].to_numpy(), q["clip"].to_numpy(), seed=0, weighting="frame")
-                for _, q in quarters
-            ])
+            means, away = pd.DataFrame([quarter_mean(q, metric) for _, q in quarters]), 0.05 * i
             look = dict(color=GREY, ls="--") if method == "copy" else dict(color=colour_of(method), ls="-")
-            ax.errorbar(quarters.gap.mean() + 0.05 * i, means.value,
+            ax.errorbar(quarters.gap.mean() + away, means.value,
                         yerr=[means.value - means.low, means.high - means.value], marker=marker_of(method), ms=3,
                         capsize=2, lw=1, label=title_of(method), **look)
+            for _, q in quarters: seed_dots(ax, q.gap.mean() + away, q.groupby("seed")[metric].mean(), method)
         ax.set(xlabel="gap to the source (pixels)", title=SOURCE_METRICS[metric])
     legend_above(fig, dict(zip(*fig.axes[0].get_legend_handles_labels()[::-1])))
     return fig
@@ -1053,6 +1155,22 @@ def save_figure(path: Path, fig: Figure):
     with write_atomic(path) as temp, matplotlib.rc_context(STYLE):
         fig.savefig(temp, dpi=150, bbox_inches="tight", pad_inches=0.04, metadata={"Software": None})
 
+# %% ../nbs/74_figures.ipynb #b4f5ddf4
+def write_sweep_figures(evidence: Evidence, folder: Path) -> list[Path]:
+    "Draws each sweep of `evidence` that has a table into `folder`, as `<data set>_<sweep>.png`, and gives the paths."
+    paths = []
+    for table in (t for t in TABLES if t.parts):
+        lines = evidence.pooled[in_sweep(evidence.pooled, table)]
+        for dataset, sweep in sorted(set(zip(lines.dataset, sweep_of(lines)))):
+            paths.append(folder / f"{dataset}_{sweep}.png")
+            save_figure(paths[-1], sweep_figure(table, evidence, sweep))
+    return paths
+
+def draw_sweeps(root: str | Path) -> list[Path]:
+    "Draws the ablations of this run into `results/run/ablations`, and gives the paths."
+    out = Path(root) / "results" / "run" / "ablations"
+    return [path for folder in sweep_folders(Path(root)) for path in write_sweep_figures(read_sweep(folder), out)]
+
 # %% ../nbs/74_figures.ipynb #9bd49281
 def scored(root: Path, dataset: str, method: str, seed: int, name: str) -> Path:
     """A file that `animrepro evaluate` wrote for a run: `scores.csv` or `rows.parquet`. Raises `UserError` where it
@@ -1064,6 +1182,20 @@ def scored(root: Path, dataset: str, method: str, seed: int, name: str) -> Path:
 def read_scores(root: Path, dataset: str, runs: list[tuple[str, int]]) -> pd.DataFrame:
     "Scores of the given (method, seed) runs of a data set, as one table."
     return pd.concat([pd.read_csv(scored(root, dataset, *run, "scores.csv")) for run in runs], ignore_index=True)
+
+def read_rows(root: Path, dataset: str, runs: list[tuple[str, int]]) -> dict[tuple[str, int], pd.DataFrame]:
+    "Per-frame rows of the given (method, seed) runs of a data set, with a column that names the seed."
+    return {
+        (method, seed): pd.read_parquet(scored(root, dataset, method, seed, "rows.parquet")).assign(seed=seed)
+        for method, seed in runs
+    }
+
+def pooled_scores(scores: pd.DataFrame, rows: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    "A line for all seeds of a method, from its scores and rows by (method, seed)."
+    named = {r.run: rows[r.method, r.seed] for r in scores.drop_duplicates("run").itertuples()}
+    order = {method: i for i, method in enumerate(scores.method.unique())}
+    return pool(scores, pd.DataFrame(columns=GAIN_COLUMNS),
+                named).sort_values("method", key=lambda m: m.map(order), kind="stable")
 
 # %% ../nbs/74_figures.ipynb #20c7a9a6
 def attention_figures(model: Animator, store: FrameStore, shown: list[Example], puppets: bool, save, numbers):
@@ -1117,8 +1249,8 @@ def trained_models(folder: Path, dataset: str, methods: list[str], seed: int) ->
 
 # %% ../nbs/74_figures.ipynb #61884e7f
 def write_figures(root: str | Path):
-    """Draws the figures of this run into `results/run/figures`. `root` is the project's folder. Raises `UserError`
-    where weights or scores are missing."""
+    """Draws the figures of this run into `results/run/figures`, those of its ablations beside their notebooks. `root`
+    is the project's folder. Raises `UserError` where weights or scores are missing."""
     root = Path(root)
     run, out, trained = load_params(
         root / "params.yaml").run, root / "results" / "run" / "figures", root / "results" / "run" / "train"
@@ -1130,28 +1262,23 @@ def write_figures(root: str | Path):
         models = trained_models(trained, dataset, shown_methods(root, run, dataset), run.seeds[0])
         runs = [(method, seed) for method in models for seed in run.seeds]
         scores, copy = read_scores(root, dataset, runs), read_scores(root, dataset, [("copy", 0)])
-        shown = examples(store, 6)
+        rows, shown = read_rows(root, dataset, [*runs, ("copy", 0)]), examples(store, 6)
+        tables = pooled_scores(scores, rows), copy, scores
         save("reconstruction", reconstruction_figure(models, shown))
-        save("sources", sources_figure(scores, copy))
-        save("continuity", continuity_figure(models, shown[::2], scores, copy))
-        save("curves",
-             curves_figure({
-                 (m, s): pd.read_csv(trained / f"{dataset}-{m}-{s}" / "curve.csv")
-                 for m, s in runs
-             }))
+        save("sources", sources_figure(*tables))
+        save("continuity", continuity_figure(models, shown[::2], *tables))
+        curves = {(m, s): pd.read_csv(trained / f"{dataset}-{m}-{s}" / "curve.csv") for m, s in runs}
+        save("curves", curves_figure(curves))
         save_gif(out / f"{dataset}_animation.gif", animation(models, store, puppets))
         blending_figures(models, shown, save)
         probes = {method: probe(model, store) for method, model in models.items()} if puppets else {}
         if puppets:
-            seeds = dict.fromkeys(models, run.seeds[0]) | {"copy": 0}
-            table = by_gap(
-                {
-                    method: pd.read_parquet(scored(root, dataset, method, seed, "rows.parquet"))
-                    for method, seed in seeds.items()
-                }, pose_gaps(store))
+            of_method = lambda method: pd.concat([r for (m, _), r in rows.items() if m == method])
+            table = by_gap({method: of_method(method) for method in (*models, "copy")}, pose_gaps(store))
             save("gap", gap_figure(table))
             if {"tpsmm", "fomm"} <= models.keys(): numbers("gap", gap_numbers(table))
         if probes: save("probe", probe_figure(probes)); numbers("probe", probe_numbers(probes))
         if "lia" in models: lia_figures(models["lia"], store, shown, probes.get("lia"), save, numbers)
         if "implicit_warping" in models:
             attention_figures(models["implicit_warping"], store, shown, puppets, save, numbers)
+    draw_sweeps(root)

@@ -136,6 +136,13 @@ FIGURES = {  # what each figure of `animrepro figures` shows, in the order of th
     "continuity.png": "One column of pixels over time, and jitter",
     "curves.png": "Losses against steps",
     "speed.png": "Time of a frame by its parts, and where the limit of the machine is",
+    "iw_components.png": "Gains by the parts of Implicit Warping (IW, Tables 4 and 5)",
+    "iw_sources.png": "Gains by sources, in training and at test time",
+    "tpsmm_components.png": "Gains by the parts of TPSMM (TPSMM, Table 4)",
+    "tpsmm_transformations.png": "TPSMM and FOMM of several sizes (TPSMM, Table 3)",
+    "lia_dictionary.png": "Gains by LIA's motion dictionary (LIA, Table 4)",
+    "lia_directions.png": "Gains by the number of LIA's directions (LIA, Table 5)",
+    "reference.png": "The authors' code and ours, trained alike",
 }
 
 def figures_block(record: Path) -> str:

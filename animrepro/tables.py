@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS', 'POOLED_COLUMNS', 'HEADS', 'DATASETS',
-           'DIGITS', 'MISSING', 'REASONS', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES', 'VANISHED', 'UNASKED',
-           'BENCHES', 'FAULTS', 'SPEED', 'LATEX', 'ALL_WEIGHTS', 'published', 'read_scores', 'shown_methods',
-           'run_folders', 'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'variants', 'Contrast',
+           'DIGITS', 'MISSING', 'REASONS', 'Names', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES',
+           'PICTURE_LOSSES', 'DISCRIMINATORS', 'VANISHED', 'UNASKED', 'BENCHES', 'FAULTS', 'SPEED', 'LATEX',
+           'ALL_WEIGHTS', 'published', 'read_scores', 'shown_methods', 'run_folders', 'sweep_folders', 'scores_in',
+           'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'names_of', 'variants', 'Contrast',
            'within', 'between', 'contrasts', 'row_files', 'read_rows', 'by_frame', 'paired', 'find_gains',
-           'find_samples', 'pool', 'Evidence', 'read_evidence', 'Block', 'cell', 'name_variant', 'name_opponent',
-           'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks', 'our_blocks', 'by_mode',
-           'notes', 'missing_block', 'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike',
-           'disagreement', 'disagreement_blocks', 'calibration_blocks', 'read_speed', 'number', 'speed_blocks',
-           'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text',
-           'write_forms', 'headline', 'write_blocks', 'write_tables', 'merge', 'record_rows', 'renew', 'promote',
-           'seal', 'changed_numbers', 'log_change', 'training_folder', 'copy_record', 'copy_weights']
+           'find_samples', 'pool', 'Evidence', 'read_evidence', 'read_sweep', 'Block', 'cell', 'name_variant',
+           'name_opponent', 'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks',
+           'name_criterion', 'tell_criteria', 'our_blocks', 'by_mode', 'notes', 'missing_block', 'printed_notes',
+           'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks',
+           'calibration_blocks', 'read_speed', 'number', 'speed_blocks', 'markdown_lines', 'to_markdown',
+           'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_forms', 'headline',
+           'write_blocks', 'write_tables', 'merge', 'record_rows', 'renew', 'promote', 'seal', 'changed_numbers',
+           'log_change', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/73_tables.ipynb #1bdcbfae
 import datetime, itertools, json
@@ -62,18 +64,21 @@ def run_folders(root: Path) -> list[tuple[str, Path]]:
     run, made = load_params(root / "params.yaml").run, root / "results" / "run"
     runs = {d: [("copy", 0), *itertools.product(shown_methods(root, run, d), run.seeds)] for d in run.datasets}
     names = [f"{d}-{m}-{s}" for d, some in runs.items() for m, s in some]
-    sweeps = sorted(p.parent for p in (made / "ablations").glob("*/scores.csv"))
-    return [("", made / "evaluate" / n) for n in names] + [(f"{p.name}/", p) for p in sweeps]
+    return [("", made / "evaluate" / n) for n in names] + [(f"{p.name}/", p) for p in sweep_folders(root)]
+
+def sweep_folders(root: Path) -> list[Path]:
+    "The folders of the sweeps that were run."
+    return sorted(p.parent for p in (root / "results" / "run" / "ablations").glob("*/scores.csv"))
 
 # %% ../nbs/73_tables.ipynb #e94f5571
+def scores_in(prefix: str, folder: Path) -> pd.DataFrame:
+    "The scores of a folder, with the prefix before the names of its runs."
+    return read_scores(folder / "scores.csv").assign(run=lambda t: prefix + t["run"])
+
 def collect(root: str | Path) -> pd.DataFrame:
     """The scores of this run, with the columns `COLUMNS`. Raises `UserError` that names the file if an evaluation is
     missing."""
-    tables = [
-        read_scores(folder / "scores.csv").assign(run=lambda t: prefix + t["run"])
-        for prefix, folder in run_folders(Path(root))
-    ]
-    scores = pd.concat(tables, ignore_index=True)
+    scores = pd.concat([scores_in(*f) for f in run_folders(Path(root))], ignore_index=True)
     twice = scores.loc[scores.duplicated(["run", "sources", "metric"]), "run"].tolist()
     if twice:
         raise UserError(
@@ -121,7 +126,9 @@ COMPONENTS = {  # variants of a sweep: method, variant, name
     # IW, Tables 4 and 5
     "implicit_warping": [("implicit_warping", "plain", "attention only"),
                          ("implicit_warping", "residual", "+ residual"),
-                         ("implicit_warping", "full", "+ residual, extra keys")],
+                         ("implicit_warping", "full", "+ residual, extra keys (full)")],
+    "iw_sources": [("implicit_warping", "train1", "trained with 1 source"),
+                   ("implicit_warping", "full", "trained with 1 to 3 sources")],  # notebook 91
     "tpsmm": [("tpsmm", "tps", "TPS"), ("tpsmm", "dropout", "+ dropout"),
               ("tpsmm", "masks", "+ multi-resolution masks"), ("tpsmm", "background", "+ background loss"),
               ("tpsmm", "full", "+ warp loss (full)")],  # TPSMM, Table 4
@@ -139,15 +146,14 @@ COMPONENTS = {  # variants of a sweep: method, variant, name
                   ("tpsmm_reference", "tpsmm-published", "published recipe"),
                   ("tpsmm_reference", "tpsmm-scheduled", "recipe of ours")],  # notebook 94
 }
-VARIANTS = {
-    (method, variant): name
-    for part in COMPONENTS.values()
-    for method, variant, name in part
-} | {
-    ("mraa", f"k{k}"): f"K = {k} ({6 * k + 6} numbers)"
-    for k in (5, 10, 20)
-}
-VARIANTS["copy", "copy"] = "copy of source 1"
+def names_of(*parts: str) -> dict[tuple[str, str], str]:
+    "What people call the (method, variant) of parts of `COMPONENTS`; what several parts have, as the first calls it."
+    found = {("copy", "copy"): "copy of source 1"}
+    for part in parts:
+        for method, variant, name in COMPONENTS[part]: found.setdefault((method, variant), name)
+    return found
+
+VARIANTS = names_of(*COMPONENTS) | {("mraa", f"k{k}"): f"K = {k} ({6 * k + 6} numbers)" for k in (5, 10, 20)}
 
 # %% ../nbs/73_tables.ipynb #08f316a5
 def variants(*parts: str) -> tuple[tuple[str, str], ...]:
@@ -225,20 +231,18 @@ def contrasts(scores: pd.DataFrame) -> list[Contrast]:
     return found
 
 # %% ../nbs/73_tables.ipynb #cafe89db
-def row_files(root: str | Path) -> dict[str, Path]:
-    "The files with the per-frame rows of this run by run name, as far as they are there."
-    paths = {}
-    for prefix, folder in run_folders(Path(root)):
-        runs = read_scores(folder / "scores.csv").drop_duplicates("run")
-        paths |= {
-            prefix + r.run: (folder / f"{r.variant}-{r.seed}" if prefix else folder) / "rows.parquet"
-            for r in runs.itertuples()
-        }
+def row_files(folders: list[tuple[str, Path]]) -> dict[str, Path]:
+    "The files with the per-frame rows of `run_folders` by run name, as far as they are there."
+    paths = {
+        r.run: (folder / f"{r.variant}-{r.seed}" if prefix else folder) / "rows.parquet"
+        for prefix, folder in folders
+        for r in scores_in(prefix, folder).drop_duplicates("run").itertuples()
+    }
     return {run: path for run, path in paths.items() if path.exists()}
 
-def read_rows(root: str | Path) -> dict[str, pd.DataFrame]:
-    "The per-frame rows of this run by run name."
-    return {run: pd.read_parquet(path) for run, path in row_files(root).items()}
+def read_rows(folders: list[tuple[str, Path]]) -> dict[str, pd.DataFrame]:
+    "The per-frame rows of `run_folders` by run name."
+    return {run: pd.read_parquet(path) for run, path in row_files(folders).items()}
 
 # %% ../nbs/73_tables.ipynb #23048038
 def by_frame(rows: dict[str, pd.DataFrame]) -> dict[Term, pd.DataFrame]:
@@ -353,6 +357,12 @@ class Evidence:
         try: return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
         except ValueError as e: raise UserError(f"{path}: not valid JSON; make it again") from e
 
+    def run_records(self, sweep: str = "") -> list[dict]:
+        "The records of the main runs, or of the runs of a sweep."
+        kinds = (f"runs/{sweep}/*.json", f"ablations/{sweep}/*/run.json") if sweep else ("runs/*.json",
+                                                                                         "train/*/run.json")
+        return [self.read_json(p.relative_to(self.folder)) for kind in kinds for p in sorted(self.folder.glob(kind))]
+
 # %% ../nbs/73_tables.ipynb #3797a310
 def read_evidence(folder: str | Path) -> Evidence:
     "What a folder holds. Gains without their file are taken from the scores, without intervals."
@@ -362,6 +372,13 @@ def read_evidence(folder: str | Path) -> Evidence:
     gains = pd.read_csv(stored) if stored.is_file() else find_gains(scores, {})
     return Evidence(folder, scores, gains,
                     pd.read_csv(pooled, dtype=dict(seeds=str)).fillna(dict(minus="")) if pooled.is_file() else None)
+
+def read_sweep(folder: Path) -> Evidence:
+    "What a sweep left in its folder; gains and pooled lines are computed from the rows of its runs."
+    here = (f"{folder.name}/", folder)
+    scores, rows = in_order(scores_in(*here)), read_rows([here])
+    gains = find_gains(scores, rows)
+    return Evidence(folder, scores, gains, pool(scores, gains, rows))
 
 # %% ../nbs/73_tables.ipynb #0eb027ea
 @dataclass
@@ -461,37 +478,40 @@ def cell(line: pd.Series | dict, signed: bool = False) -> str:
     return value if np.isnan(line["low"]) else f"{value} [{low}, {high}]"
 
 # %% ../nbs/73_tables.ipynb #a73c9996
-def name_variant(method: str, variant: str) -> str:
+Names = dict[tuple[str, str], str]  # what people call a (method, variant)
+
+def name_variant(method: str, variant: str, names: Names = VARIANTS) -> str:
     "A variant of a sweep, or whom a method was preferred to in a study, as people say it."
     if variant.startswith("over_"): return "over " + title_of(variant.removeprefix("over_"))
-    return VARIANTS.get((method, variant), variant)
+    return names.get((method, variant), variant)
 
-def name_opponent(minus: str, method: str) -> str:
+def name_opponent(minus: str, method: str, names: Names = VARIANTS) -> str:
     "What a gain is taken against, as people say it."
     first, _, beyond = minus.partition(", beyond ")
     terms = dict(term.split("=") for term in first.split(", "))
     other = terms.get("method", method)
     said = [title_of(other)] * ("method" in terms) + [
-        name_variant(other, v) for k, v in terms.items() if k == "variant"
+        name_variant(other, v, names) for k, v in terms.items() if k == "variant"
     ]
     said += [f"{n} source" + "s" * (n != "1")
              for k, n in terms.items() if k == "sources"] + [f"{v} mode" for k, v in terms.items() if k == "mode"]
     return ", ".join(said) + f", beyond {title_of(beyond)}" * bool(beyond)
 
 # %% ../nbs/73_tables.ipynb #21152906
-def name_keys(lines: pd.DataFrame) -> pd.DataFrame:
+def name_keys(lines: pd.DataFrame, names: Names = VARIANTS) -> pd.DataFrame:
     "Replaces methods, components and opponents by the names that people read."
     named = dict(method=[title_of(m) for m in lines["method"]],
-                 variant=[name_variant(*k) for k in zip(lines["method"], lines["variant"])])
-    if "minus" in lines: named["minus"] = [name_opponent(*k) for k in zip(lines["minus"], lines["method"])]
+                 variant=[name_variant(*k, names) for k in zip(lines["method"], lines["variant"])])
+    if "minus" in lines: named["minus"] = [name_opponent(*k, names) for k in zip(lines["minus"], lines["method"])]
     return lines.assign(**named)
 
 # %% ../nbs/73_tables.ipynb #d254c475
-def grid(scores: pd.DataFrame, keys: list[str], metrics: list[str], signed: bool = False) -> pd.DataFrame:
+def grid(scores: pd.DataFrame, keys: list[str], metrics: list[str], signed: bool = False,
+         names: Names = VARIANTS) -> pd.DataFrame:
     """Scores as cells: one row per combination of `keys` in the order of the scores, one column per metric. Gaps say
     `MISSING`."""
     lines = []
-    for values, part in name_keys(scores).groupby(keys, sort=False):
+    for values, part in name_keys(scores, names).groupby(keys, sort=False):
         found = {s["metric"]: cell(s, signed) for _, s in part.iterrows()}
         lines.append(dict(zip(keys, values)) | {m: found.get(m, MISSING) for m in metrics})
     return pd.DataFrame(lines, columns=keys + metrics).rename(columns=HEADS)
@@ -508,9 +528,14 @@ class Table:
     metrics: list[str]
     methods: tuple[str, ...] = ()  # empty: all
     one_source: bool = True
-    sweep: tuple[tuple[str, str], ...] = ()  # (method, variant) of its rows, in order; empty for main runs
+    parts: tuple[str, ...] = ()  # of `COMPONENTS`, where its rows are variants of a sweep; empty for main runs
     signed: bool = False
     made_by: str = "`make sweep` makes them"
+
+    @property
+    def sweep(self) -> tuple[tuple[str, str], ...]:
+        "(method, variant) of its rows, in order."
+        return variants(*self.parts)
 
 # %% ../nbs/73_tables.ipynb #04e60e99
 IW_SCORES, TPSMM_SCORES, LIA_SCORES = ["psnr", "l1", "lpips", "akd", "mkr", "fid",
@@ -522,26 +547,28 @@ TABLES = [
           IW_SCORES, one_source=False),
     Table("iw_table3", "What people prefer (IW, Table 3)", "IW", "3", ["method", "variant", "sources"], []),
     Table("iw_table5", "Components (IW, Tables 4 and 5)", "IW", "5", ["variant", "seed"],
-          ["psnr", "l1", "lpips", "akd", "fid"], sweep=variants("implicit_warping")),
+          ["psnr", "l1", "lpips", "akd", "fid"], parts=("implicit_warping", )),
+    Table("iw_sources", "Sources in training and at test time (beside IW, Table 2)", "", "",
+          ["variant", "sources", "seed"], ["psnr", "l1", "lpips", "akd"], one_source=False, parts=("iw_sources", )),
     Table("tpsmm_table1", "Video reconstruction (TPSMM, Table 1)", "TPSMM", "1", ["method", "seed"], TPSMM_SCORES,
           methods=("copy", "fomm", "tpsmm")),
     Table("tpsmm_table2", "What people prefer (TPSMM, Table 2)", "TPSMM", "2", ["method", "variant"], []),
     Table("tpsmm_table3", "Methods at a similar motion dimension (TPSMM, Table 3)", "TPSMM", "3",
-          ["method", "variant", "seed"], TPSMM_SCORES, sweep=variants("fomm_size", "tpsmm_size")),
+          ["method", "variant", "seed"], TPSMM_SCORES, parts=("fomm_size", "tpsmm_size")),
     Table("tpsmm_table4", "Components (TPSMM, Table 4)", "TPSMM", "4", ["method", "variant", "seed"], TPSMM_SCORES,
-          sweep=variants("tpsmm")),
+          parts=("tpsmm", )),
     Table("lia_table1", "Same-identity reconstruction (LIA, Table 1)", "LIA", "1", ["method", "seed"], LIA_SCORES),
     Table("lia_table2", "Cross-identity animation (LIA, Table 2)", "LIA", "2", ["method", "mode", "seed"],
           ["video_fid", *CROSS.values()]),
     Table("lia_table3", "What people prefer (LIA, Table 3)", "LIA", "3", ["method", "variant"], []),
     Table("lia_table4", "With and without a motion dictionary (LIA, Table 4)", "LIA", "4", ["variant", "seed"],
-          LIA_SCORES, sweep=variants("lia_dictionary")),
+          LIA_SCORES, parts=("lia_dictionary", )),
     Table("lia_table5", "Number of directions (LIA, Table 5)", "LIA", "5", ["variant", "seed"], LIA_SCORES,
-          sweep=variants("lia_directions")),
+          parts=("lia_directions", )),
     Table("lia_table6", "LIA beside full MRAA (LIA, Table 6)", "LIA", "6", ["method", "seed"], LIA_SCORES,
           methods=("lia", "mraa")),
     Table("reference", "Beside the authors' code: same batches, steps and seed", "", "", ["method", "variant", "seed"],
-          ["psnr", "l1", "lpips", "akd", "mkr"], sweep=variants("reference"),
+          ["psnr", "l1", "lpips", "akd", "mkr"], parts=("reference", ),
           made_by="`nbs/ablations/94_reference.ipynb` says how they are made"),
     Table("gains", "Gains: row minus opponent", "", "", ["method", "variant", "sources", "minus", "seed"],
           ["psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker"], signed=True),
@@ -579,12 +606,13 @@ def in_sweep(lines: pd.DataFrame, table: Table) -> pd.Series:
 
 # %% ../nbs/73_tables.ipynb #042852db
 def by_variant(part: pd.DataFrame, table: Table) -> pd.DataFrame:
-    """Cells of a sweep in the order of the paper: the copy of the source, then the seeds of each variant and, below
-    them, their mean and standard deviation (as IW, Table 5)."""
+    """Cells of a sweep in the order of the paper: the copy of the source, then the seeds of each variant (with each
+    number of sources) and, below them, their mean and standard deviation (as IW, Table 5)."""
+    rows = [some for method, variant in (("copy", "copy"), *table.sweep)
+            for _, some in part.query("method == @method and variant == @variant").groupby("sources")]
     blocks = []
-    for method, variant in (("copy", "copy"), *table.sweep):
-        some = part.query("method == @method and variant == @variant")
-        cells = grid(some, table.keys, table.metrics)
+    for some in rows:
+        cells = grid(some, table.keys, table.metrics, names=names_of(*table.parts))
         blocks.append(cells)
         if len(cells) < 2: continue
         mean = {HEADS[k]: cells[HEADS[k]].iloc[0] for k in table.keys} | {"seed": "mean ± std"}
@@ -592,7 +620,7 @@ def by_variant(part: pd.DataFrame, table: Table) -> pd.DataFrame:
             values, digits = some.query("metric == @m")["value"], DIGITS.get(m, 2)
             mean[HEADS[m]] = f"{values.mean():.{digits}f} ± {values.std():.{digits}f}" if len(values) > 1 else MISSING
         blocks.append(pd.DataFrame([mean]))
-    return pd.concat([b for b in blocks if len(b)], ignore_index=True)
+    return pd.concat(blocks, ignore_index=True)
 
 # %% ../nbs/73_tables.ipynb #f3054287
 def study_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
@@ -613,6 +641,29 @@ def study_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
               ("Pairs shown blind and in random order; `nbs/83_study.ipynb` says how.", ))
         for dataset, part in cells.groupby("dataset")
     ]
+
+# %% ../nbs/73_tables.ipynb #b09e0954
+PICTURE_LOSSES = {"pixels": "pixel pyramid", "alexnet": "AlexNet features", "vgg19": "VGG-19 features"}
+DISCRIMINATORS = {"patch": "patch GAN", "least_squares": "least-squares GAN", "stylegan2": "StyleGAN2's GAN"}
+
+def name_criterion(loss: dict) -> str:
+    "The short name of a criterion, from `loss` of a run's configuration: what judges its pictures."
+    parts = [PICTURE_LOSSES.get(loss.get("network"), "pictures")] * bool(loss.get("perceptual", 1))
+    parts += ["L1"] * bool(loss.get("pixel")) + [DISCRIMINATORS.get(loss.get("discriminator"), "GAN")
+                                                 ] * bool(loss.get("adversarial"))
+    return " + ".join(parts)
+
+def tell_criteria(part: pd.DataFrame, evidence: Evidence) -> list[str]:
+    "A line that says which criterion trained the rows of a block; none where no run record tells."
+    keys, found = ["dataset", "scale", "method", "variant"], {}
+    shown = {(*key, seed) for *key, seeds in part[[*keys, "seed"]].itertuples(index=False)
+             for seed in str(seeds).split(", ")}
+    for r in evidence.run_records(sweep_of(part).iloc[0]):
+        if "loss" in r.get("config", {}) and (*(r[k] for k in keys), str(r["seed"])) in shown:
+            found.setdefault(name_criterion(r["config"]["loss"]), set()).add(r["method"])
+    whose = {name: ", ".join(map(title_of, sorted(methods, key=place))) for name, methods in found.items()}
+    said = [name + f" ({whose[name]})" * (len(found) > 1) for name in sorted(whose)]
+    return [f"Criterion: {'; '.join(said)}."] * bool(said)
 
 # %% ../nbs/73_tables.ipynb #da8e9e69
 def our_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
@@ -641,8 +692,8 @@ def by_mode(part: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/73_tables.ipynb #6b7197d5
 def notes(part: pd.DataFrame, metrics: list[str], cells: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
-    """The lines below a block: what the intervals rest on, the error of the landmark detector, and a reason for each
-    gap."""
+    """The lines below a block: what the intervals rest on, what trained the rows, the error of the landmark detector,
+    and a reason for each gap."""
     steps = sorted(set(part["steps"]) - {0}) if "steps" in part else []
     trained = f" Training: {', '.join(map(str, steps))} steps." if steps else ""
     several = part["seed"].astype(str).str.contains(",")
@@ -653,7 +704,7 @@ def notes(part: pd.DataFrame, metrics: list[str], cells: pd.DataFrame, evidence:
     )
     together = f"over seeds and the {part['clips'].max()} test clips together"
     both = together + f"; of a single seed {alone}" * (not several.all())
-    found = [f"In brackets: 95 % interval {both if several.any() else alone}.{trained}"]
+    found = [f"In brackets: 95 % interval {both if several.any() else alone}.{trained}", *tell_criteria(part, evidence)]
     detector = evidence.read_json("landmarks.json") or evidence.read_json("landmarks/landmarks.json")
     if "akd" in set(part["metric"]) & set(metrics) and detector:
         found.append(f"The landmark detector itself is off by {detector['error']:.2f} pixels on average.")
@@ -982,7 +1033,7 @@ def write_tables(root: str | Path):
     "Writes `results/run/scores.csv` and `results/run/tables`. Raises `UserError` if an evaluation is missing."
     root = Path(root)
     made, scores = root / "results" / "run", collect(root)
-    rows = read_rows(root)
+    rows = read_rows(run_folders(root))
     gains = find_gains(scores, rows)
     run = Evidence(made, scores, gains, pool(scores, gains, rows))
     save_table(made / "scores.csv", scores)
@@ -1022,7 +1073,7 @@ def promote(root: str | Path, note: str = "") -> list[str]:
     write_tables(root)
     run, target = read_evidence(root / "results" / "run"), root / "results" / "record"
     before = read_evidence(target)
-    for name, path in row_files(root).items():
+    for name, path in row_files(run_folders(root)).items():
         save_rows(target / "rows" / f"{name}.parquet", pd.read_parquet(path))
         if (scored := path.parent / "scored.json").is_file():
             write_bytes(target / "evaluations" / f"{name}.json", scored.read_bytes())

@@ -5,7 +5,7 @@ from PIL import Image
 from animrepro.core import UserError, load_params, to_uint8
 from animrepro.data.catalog import dataset_entry, prepare
 from animrepro.data.store import FrameStore
-from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_rows, save_table, summarise
+from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, run_name, save_rows, save_table, summarise
 from animrepro.checkpoint import load_weights
 from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of,
     continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
@@ -69,7 +69,7 @@ def project(tmp_path_factory):
         save_table(
             run / "evaluate" / f"tiny-{method}-{seed}" / "scores.csv",
             summarise(rows, dataset="puppets", scale="smoke", method=method, variant="full", seed=seed, steps=2,
-                      run="r"))
+                      run=run_name("puppets", "smoke", method, "full", seed)))
     return root
 
 
@@ -233,28 +233,37 @@ def test_every_method_has_a_colour_of_its_own():
     assert len({colour_of(m) for m in methods() if m != "copy"}) == len(methods()) - 1
 
 
-def test_continuity_shows_the_busiest_column_and_every_run(models, shown):
+def test_continuity_shows_the_busiest_column_and_every_seed(models, shown):
     frames = torch.zeros(3, 3, 4, 6); frames[1, :, 1, 4] = 1
     assert busiest_column(frames) == 4
     scores = pd.DataFrame([
         dict(method=m, seed=s, sources=n, metric="jitter", value=5.0, low=4.0, high=7.0)
         for m in (*METHOD_NAMES, "copy") for s in (0, 1) for n in (1, 2)
     ])
-    fig = continuity_figure(models, shown, scores.query("method != 'copy'"), scores.query("method == 'copy'"))
+    ours, copy = scores.query("method != 'copy'"), scores.query("method == 'copy'")
+    fig = continuity_figure(models, shown, ours.query("seed == 0"), copy, ours)
     panel = fig.axes[-1]
-    assert len(panel.get_yticklabels()) == 8 and len(fig.axes) == 2 * 6 + 1
+    assert len(panel.get_yticklabels()) == 4 and dots(panel) == 4 * 2 and len(fig.axes) == 2 * 6 + 1
     labels = {ax.get_xlabel() for ax in fig.axes[:-1]}
     assert sum(label.startswith("jitter ") for label in labels) >= 3
 
 
-def test_sources_has_a_line_per_run_and_a_panel_per_metric():
+def dots(ax):
+    "How many seeds a panel shows as dots."
+    return sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == ".")
+
+
+def test_sources_has_a_line_per_method_a_panel_per_metric_and_a_dot_per_seed():
     scores = pd.DataFrame([
-        dict(method=m, seed=0, sources=n, metric=k, value=5.0, low=4.0, high=7.0) for m in METHOD_NAMES
-        for n in (1, 2, 3) for k in ("psnr", "akd", "epe")
+        dict(method=m, seed=s, sources=n, metric=k, value=5.0 + s, low=4.0, high=7.0) for m in METHOD_NAMES
+        for n in (1, 2, 3) for k in ("psnr", "akd", "epe") for s in (0, 1, 2)
     ])
-    fig = sources_figure(scores, scores.head(0))
-    assert [len(ax.containers) for ax in fig.axes] == [4, 4] and [t.get_text() for t in fig.legends[0].get_texts()
-                                                                  ] == ["Implicit Warping", "TPSMM", "FOMM", "LIA"]
+    one = scores.query("seed == 0")
+    alone, several = sources_figure(one, one.head(0), one), sources_figure(one, one.head(0), scores)
+    for fig in (alone, several):
+        assert [len(ax.containers) for ax in fig.axes] == [4, 4] and [t.get_text() for t in fig.legends[0].get_texts()
+                                                                      ] == ["Implicit Warping", "TPSMM", "FOMM", "LIA"]
+    assert dots(alone.axes[0]) == 0 and dots(several.axes[0]) == 4 * 3 * 3, "one seed is its own mean"
 
 
 def test_a_frame_shows_itself_and_little_of_what_is_turned_away(project):
@@ -274,7 +283,7 @@ def test_weight_counts_only_where_it_is_known_who_shows():
 def test_gap_splits_scores_by_the_true_distance(project):
     gaps = pose_gaps(FrameStore(project / "data" / "tiny.zip"))
     assert (gaps[gaps.frame == 0].gap == 0).all() and (gaps[gaps.frame > 0].gap > 0).all()
-    rows = gaps[gaps.frame > 0].assign(sources=1, psnr=20.0)[["clip", "frame", "sources", "psnr"]]
+    rows = gaps[gaps.frame > 0].assign(sources=1, seed=0, psnr=20.0)[["clip", "frame", "seed", "sources", "psnr"]]
     table = by_gap({"fomm": rows, "tpsmm": rows.assign(psnr=21.0), "lia": rows.assign(sources=2)}, gaps)
     assert set(table.method) == {"fomm", "tpsmm"} and table.groupby("quarter",
                                                                     observed=True).gap.max().is_monotonic_increasing
