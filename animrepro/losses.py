@@ -186,12 +186,13 @@ class Criterion(nn.Module):
         }
 
     def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0,
-              discriminator: nn.Module | None = None, beside: torch.Tensor | None = None) -> torch.Tensor:
+              discriminator: nn.Module | None = None, beside: torch.Tensor | None = None,
+              first: bool = True) -> torch.Tensor:
         """The discriminator's own loss; prediction and maps are taken as given. `discriminator` may be a wrapper of
-        our own, for several processes."""
+        our own, for several processes. The spectral norm moves on with the `first` part of a batch only."""
         config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat(
             [prediction.detach(), target])
-        discriminator.train()
+        discriminator.train(first)
         if config.discriminator != "stylegan2":
             fake, real = discriminator(both, None if beside is None else beside.detach().repeat(2, 1, 1, 1))[0].chunk(2)
             return (least_squares_discriminator if config.discriminator == "least_squares" else hinge_discriminator)(

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'averaged', 'learner', 'signature',
-           'save_progress', 'load_progress', 'start_from', 'complete', 'finite', 'train', 'pairs_of', 'updates',
-           'term_gradients', 'gradients', 'finish']
+           'beside', 'save_progress', 'load_progress', 'start_from', 'take_over', 'go_on_from', 'complete', 'finite',
+           'train', 'pairs_of', 'readers', 'updates', 'term_gradients', 'gradients', 'finish']
 
 # %% ../nbs/50_train.ipynb #98203f65
 import copy, csv, hashlib, json, math, os, time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,9 +23,8 @@ from .core import Count, Decay, Length, Positive, Range, Share, UserError, Weigh
 from .data.pairs import Augment, Batch, Draw, Pairs, loader
 from .data.store import FrameStore
 from .inference import keep_memory
-from .inference import keep_memory
 from .losses import Criterion, LossConfig
-from .models.contract import Animator, create_model, method_class
+from .models.contract import Animator, Rendering, create_model, method_class, section_of
 from .record import circumstances, code_digest, peak_memory, write_json
 
 # %% ../nbs/50_train.ipynb #fb06ecbf
@@ -33,9 +33,12 @@ class TrainConfig:
     """The schedule. The rate is divided by 10 at the fractions `drop_at` of the run or, with `cosine`, falls to
     nothing along half a cosine wave. `average` is the decay of the moving average of the weights that is kept as the
     result (0: the last weights are). `clip` bounds every gradient of the parts that a model names in `clipped` (0 is
-    no bound); `init` names weights to start from. `sources`, `single`, `near` and `window` as in `Draw`."""
+    no bound); `init` names what to start from, see `start_from`. `sources`, `single`, `near`, `window` and `by_person` as in `Draw`, `flip` to `resize` as
+    in `Augment`. A batch is
+    taken in `accumulate` parts, which several processes share, and their gradients are averaged."""
     steps: Count = 300_000
     batch: Length = 8
+    accumulate: Length = 1
     lr: Positive = 2e-4
     betas: tuple[Decay, Decay] = (0.5, 0.999)
     schedule: Literal["drops", "cosine"] = "drops"
@@ -47,11 +50,13 @@ class TrainConfig:
     single: Share = 0.0
     near: Share = 0.0
     window: Count = 7
+    by_person: bool = False
     flip: Share = 0.0
     jitter: Share = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    resize: tuple[Positive, Positive] = (1.0, 1.0)
     precision: Literal["fp32", "bf16"] = "fp32"
     save_every: Count = 1000
-    workers: Annotated[int, Range(0, 256)] = 0
     init: str | None = None
 
 # %% ../nbs/50_train.ipynb #f247244b
@@ -64,13 +69,12 @@ class MethodConfig:
     avd: AvdConfig = field(default_factory=AvdConfig)  # for models with an AVD network
 
 # %% ../nbs/50_train.ipynb #747c2553
-def method_config(methods: dict, method: str, scale: str, steps: int | None = None) -> MethodConfig:
-    "The section `methods.<method>.<scale>` of `params.yaml`, checked; `steps` overrides its length."
-    where = f"params.yaml: methods.{method}.{scale}"
+def method_config(methods: dict, method: str, scale: str, steps: int | None = None,
+                  dataset: str | None = None) -> MethodConfig:
+    """The section `methods.<method>.<scale>` of `params.yaml` as it is for `dataset`, checked; `steps` overrides its
+    length."""
     method_class(method)  # an unknown method is told as such
-    if not isinstance(methods.get(method), dict) or scale not in methods[method]:
-        raise UserError(f"{where}: is missing; add it, or use another scale")
-    config = typed(MethodConfig, methods[method][scale], where)
+    config = typed(MethodConfig, *section_of(methods, method, scale, dataset))
     return replace(config, train=replace(config.train, steps=steps)) if steps is not None else config
 
 # %% ../nbs/50_train.ipynb #8dbb3576
@@ -82,7 +86,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 # %% ../nbs/50_train.ipynb #73ae02a8
 @dataclass
 class Learner:
-    "What learns: the model (perhaps wrapped for several processes), the criterion, and an optimiser for each."
+    """What learns: the model (perhaps wrapped for several processes), the criterion, and an optimiser for each. This
+    process takes its share of a batch in `parts`."""
     accelerator: Accelerator
     config: MethodConfig
     model: torch.nn.Module
@@ -90,6 +95,7 @@ class Learner:
     optimizers: dict[str, torch.optim.Optimizer]
     judge: torch.nn.Module | None
     average: AveragedModel | None
+    parts: int = 1
 
     @property
     def result(self) -> Animator:
@@ -103,23 +109,38 @@ class Learner:
         batch.progress = batch.step / self.config.train.steps
         self.criterion.playing = self.judge is not None and batch.progress >= self.config.loss.adversarial_from
         self.criterion.requires_grad_(False)
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16,
-                            enabled=self.config.train.precision == "bf16"):
-            rendering, terms = self.model(batch, self.criterion)
-        self._descend("model", sum(terms.values()))
+        parts, drawn = batch.split(self.parts), []
+        terms = self._descend("model", (self._predict(part, drawn) for part in parts))
         if self.average is not None: self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         if self.criterion.playing:
             self.judge.requires_grad_(True)
-            terms["discriminator"] = self.criterion.judge(rendering.frame, batch.driving, batch.step, self.judge,
-                                                          rendering.beside)
-            self._descend("discriminator", terms["discriminator"])
+            terms |= self._descend("discriminator", (self._judge(*both, both[0] is parts[0])
+                                                     for both in zip(parts, drawn)))
         return terms
 
-    def _descend(self, name: str, loss: torch.Tensor):
+    def _predict(self, part: Batch, drawn: list[Rendering]) -> dict[str, torch.Tensor]:
+        "The loss terms of a part of the batch; what was drawn, cut off from its gradients, is added to `drawn`."
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16,
+                            enabled=self.config.train.precision == "bf16"):
+            rendering, terms = self.model(part, self.criterion)
+        drawn.append(Rendering(rendering.frame.detach(), {}, None if rendering.beside is None else
+                               rendering.beside.detach()))
+        return terms
+
+    def _judge(self, part: Batch, drawn: Rendering, first: bool) -> dict[str, torch.Tensor]:
+        return {"discriminator": self.criterion.judge(drawn.frame, part.driving, part.step, self.judge, drawn.beside,
+                                                      first)}
+
+    def _descend(self, name: str, parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        "An update along the mean gradient of all parts, each made when its turn comes; gives their mean terms."
         self.optimizers[name].zero_grad()
-        self.accelerator.backward(loss)
+        mean = {}
+        for terms in parts:
+            self.accelerator.backward(sum(terms.values()) / self.parts)
+            mean = {k: mean.get(k, 0) + term.detach() / self.parts for k, term in terms.items()}
         if name == "model" and self.config.train.clip: self._clip()
         self.optimizers[name].step()
+        return mean
 
     def _clip(self):
         # Part by part and by the largest entry, as TPSMM's code does.
@@ -143,6 +164,10 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     # Some weights sit a phase out: the AVD network, and the background predictor before its start.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu="RANK" in os.environ and not torch.cuda.is_available(), kwargs_handlers=[sharing])
+    share, parts = (max(1, n // accelerator.num_processes) for n in (config.train.batch, config.train.accumulate))
+    if share % parts:
+        raise UserError(f"params.yaml: train.accumulate: {share} items of a batch cannot be taken in {parts} equal "
+                        "parts; choose a divisor of the batch size")
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.
                                       train.weight_decay, fused=True)
     criterion = Criterion(config.loss, seed, model.config.size, model.beside).to(accelerator.device)
@@ -152,7 +177,7 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     optimizers, judge = {"model": optimizer}, None
     if criterion.discriminator is not None:
         judge, optimizers["discriminator"] = accelerator.prepare(criterion.discriminator, adam(criterion.discriminator))
-    return Learner(accelerator, config, model, criterion, optimizers, judge, average)
+    return Learner(accelerator, config, model, criterion, optimizers, judge, average, parts)
 
 # %% ../nbs/50_train.ipynb #f0881f8b
 def signature(method: str, config: MethodConfig, seed: int, store: FrameStore) -> str:
@@ -161,15 +186,20 @@ def signature(method: str, config: MethodConfig, seed: int, store: FrameStore) -
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/50_train.ipynb #b76ce752
+def beside(learner: Learner) -> dict[str, dict]:
+    "What learns besides the model: states of the discriminator, if there is one, and of the optimisers."
+    judge = learner.criterion.discriminator
+    return dict(discriminator={} if judge is None else judge.state_dict(),
+                optimizers={k: o.state_dict() for k, o in learner.optimizers.items()})
+
 def save_progress(path: Path, learner: Learner, step: int, seconds: float, curve: list, signature: str):
     "Saves model, discriminator, optimisers, the next step, time spent and the loss curve. The main process writes."
     if not learner.accelerator.is_main_process: return
     model = learner.accelerator.unwrap_model(learner.model)
     check_finite(path, model.state_dict())
     average = {} if learner.average is None else learner.average.state_dict()
-    state = dict(model=model.state_dict(), average=average, criterion=learner.criterion.state_dict(), step=step,
-                 seconds=seconds, curve=curve, signature=signature)
-    save_state(path, **state, optimizers={k: o.state_dict() for k, o in learner.optimizers.items()})
+    save_state(path, model=model.state_dict(), average=average, **beside(learner), step=step, seconds=seconds,
+               curve=curve, signature=signature)
 
 # %% ../nbs/50_train.ipynb #e770ba80
 def load_progress(path: Path, learner: Learner, signature: str) -> tuple[int, float, list]:
@@ -180,13 +210,14 @@ def load_progress(path: Path, learner: Learner, signature: str) -> tuple[int, fl
     if state["signature"] != signature: return 0, 0.0, []
     learner.accelerator.unwrap_model(learner.model).load_state_dict(state["model"])
     if learner.average is not None: learner.average.load_state_dict(state["average"])
-    learner.criterion.load_state_dict(state["criterion"])
+    if learner.judge is not None: learner.criterion.discriminator.load_state_dict(state["discriminator"])
     for name, optimizer in learner.optimizers.items(): optimizer.load_state_dict(state["optimizers"][name])
     return state["step"], state["seconds"], state["curve"]
 
 # %% ../nbs/50_train.ipynb #dc3650e2
-def start_from(model: Animator, path: str):
-    "Copies weights of a file into `model`; position embeddings of another grid are resized."
+def start_from(model: Animator, path: str | Path):
+    "Copies the weights of a file or finished run into `model`; position embeddings of another grid are resized."
+    if Path(path).is_dir(): path = Path(path) / "weights.safetensors"
     state = load_weights(path).state_dict()
     for name, wanted in model.state_dict().items():
         if name in state and name.endswith("_position") and state[name].shape != wanted.shape:
@@ -195,6 +226,27 @@ def start_from(model: Animator, path: str):
     try: model.load_state_dict(state)
     except RuntimeError as e:
         raise UserError(f"{path}: these weights are of another architecture; use the same model parameters") from e
+
+# %% ../nbs/50_train.ipynb #5c1e9a37
+def take_over(optimizer: torch.optim.Optimizer, state: dict):
+    "Gives an optimiser the moments in the `state` of another one, but rates of its own. Other shapes start anew."
+    weights, own = [w for group in optimizer.param_groups for w in group["params"]], optimizer.state_dict()
+    fits = lambda i, moments: all(m.shape in (weights[i].shape, ()) for m in moments.values())
+    optimizer.load_state_dict(own | {"state": {i: m for i, m in state["state"].items() if fits(i, m)}})
+
+def go_on_from(learner: Learner, run: Path):
+    "Restores discriminator and optimisers of the finished run in a folder, for a learner that started from its weights."
+    if not (run / "beside.pt").exists():
+        raise UserError(f"{run}: holds no beside.pt, with discriminator and optimisers; start from the weights alone, "
+                        f"{run / 'weights.safetensors'}")
+    state, judge = load_state(run / "beside.pt"), learner.criterion.discriminator
+    if judge is not None and state["discriminator"]:
+        try: judge.load_state_dict(state["discriminator"])
+        except RuntimeError as e:
+            raise UserError(f"{run}: its discriminator is of another architecture; use the same loss parameters, or "
+                            f"start from the weights alone, {run / 'weights.safetensors'}") from e
+    for name, optimizer in learner.optimizers.items():
+        if name in state["optimizers"]: take_over(optimizer, state["optimizers"][name])
 
 # %% ../nbs/50_train.ipynb #2aca4844
 def complete(out: Path, signature: str) -> bool:
@@ -216,8 +268,8 @@ def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
 
 def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: str | Path, resume: bool = False,
           **about) -> Path:
-    """Trains `method` on the split `train` of `store` and writes `weights.safetensors`, `curve.csv` and `run.json`
-    into `out`. With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that
+    """Trains `method` on the split `train` of `store` and writes `weights.safetensors`, `beside.pt`, `curve.csv`
+    and `run.json` into `out`. With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that
     run is complete. `about` goes into the record and the weights. `UserError` where the training diverges."""
     out = Path(out)
     keep_memory()
@@ -230,12 +282,14 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
     if config.train.init: start_from(model, config.train.init)
     learn, mark, teachers = learner(model, config, seed), signature(method, config, seed, store), model.teachers(store)
     if resume and complete(out, mark): return out / "weights.safetensors"
+    if config.train.init and Path(config.train.init).is_dir(): go_on_from(learn, Path(config.train.init))
     device = learn.accelerator.device
     learn.criterion.teachers = {k: t.to(device) for k, t in teachers.items() if not isinstance(t, str)}
     first, spent, curve = load_progress(out / "state.pt", learn, mark) if resume else (0, 0.0, [])
     start, steps = time.perf_counter() - spent, config.train.steps
     # of an earlier run: nobody shall score them as this one's
-    if learn.accelerator.is_main_process: (out / "weights.safetensors").unlink(missing_ok=True)
+    if learn.accelerator.is_main_process:
+        for name in ("weights.safetensors", "beside.pt"): (out / name).unlink(missing_ok=True)
     for step, terms in updates(learn, store, seed, first):
         shown = step % max(1, steps // 200) == 0 or step == steps - 1
         saved = (step + 1) % config.train.save_every == 0 and step + 1 < steps
@@ -259,14 +313,21 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
 # %% ../nbs/50_train.ipynb #b2d0f953
 def pairs_of(config: TrainConfig, store: FrameStore, seed: int) -> Pairs:
     "The training items that a schedule asks for."
-    frames = Draw(config.sources, config.single, config.near, config.window)
-    return Pairs(store, "train", frames, seed, Augment(config.flip, config.jitter))
+    frames = Draw(config.sources, config.single, config.near, config.window, config.by_person)
+    return Pairs(store, "train", frames, seed, Augment(config.flip, config.jitter, config.hue, config.resize))
+
+def readers(device: torch.device) -> int:
+    """How many processes read and decode the batches to come: beside a GPU as many as this process's share of the
+    cores leaves free, 16 at most. On a CPU none: there the step itself keeps all cores busy."""
+    if device.type == "cpu": return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
 
 def updates(learn: Learner, store: FrameStore, seed: int, first: int):
     "Runs the steps from `first` on, with a progress bar, and yields (step, loss terms) after each."
     config, accelerator = learn.config.train, learn.accelerator
     batches = loader(pairs_of(config, store, seed), config.batch, range(first, config.steps), accelerator.process_index,
-                     accelerator.num_processes, config.workers)
+                     accelerator.num_processes, readers(accelerator.device))
     bar = tqdm(batches, desc=type(accelerator.unwrap_model(learn.model)).__name__, initial=first, total=config.steps,
                unit="step", disable=None if accelerator.is_main_process else True)
     for batch in bar:
@@ -288,8 +349,10 @@ def term_gradients(model: Animator, criterion: Criterion, batch: Batch) -> dict[
 
 def gradients(learn: Learner, fresh: Animator, store: FrameStore, seed: int) -> dict[str, dict]:
     "`term_gradients` of the untrained model `fresh` and of the trained one, on one batch of single sources."
-    pairs = pairs_of(replace(learn.config.train, single=1.0, flip=0.0, jitter=0.0), store, seed)
-    batch = next(iter(loader(pairs, min(8, learn.config.train.batch), range(1)))).to(learn.accelerator.device)
+    plain = dict(single=1.0, flip=0.0, jitter=0.0, hue=0.0, resize=(1.0, 1.0))
+    pairs = pairs_of(replace(learn.config.train, **plain), store, seed)
+    most = max(1, learn.config.train.batch // learn.config.train.accumulate)
+    batch = next(iter(loader(pairs, min(8, most), range(1)))).to(learn.accelerator.device)
     start = Criterion(learn.config.loss, seed, fresh.config.size, fresh.beside)
     start.teachers = learn.criterion.teachers
     pair = {"start": (fresh, start), "end": (copy.deepcopy(learn.result).train(), learn.criterion)}
@@ -301,12 +364,13 @@ def gradients(learn: Learner, fresh: Animator, store: FrameStore, seed: int) -> 
 
 # %% ../nbs/50_train.ipynb #7ff274b9
 def finish(out: Path, learn: Learner, record: dict, curve: list[dict]):
-    """Writes curve, record and weights, and removes the state that is no longer needed. The weights come last: they
-    mark a finished run."""
+    """Writes curve, record, what learnt besides the model, and the weights, and removes the state that is no longer
+    needed. The weights come last: they mark a finished run."""
     with write_atomic(out / "curve.csv") as temp, open(temp, "w", newline="") as f:
         rows = csv.DictWriter(f, list(curve[-1]) if curve else ["step"])
         rows.writeheader(); rows.writerows(curve)
     write_json(out / "run.json", record)
+    save_state(out / "beside.pt", signature=record["signature"], **beside(learn))
     about = {k: v for k, v in record.items() if k in ("dataset", "scale", "variant", "seed", "steps", "code")}
     save_weights(out / "weights.safetensors", learn.result, record["method"], **about)
     (out / "state.pt").unlink(missing_ok=True)

@@ -360,7 +360,7 @@ BAD = {
         ("steps: 12", "steps: -5"), ("batch: 2", "batch: 0"), ("batch: 2", "batch: two"), ("lr: 1.0e-3", "lr: -1.0"),
         ("lr: 1.0e-3", "lr: .nan"), ("lr: 1.0e-3", "lr: 1e-3"), ("lr: 1.0e-3", "betas: [0.9]"),
         ("lr: 1.0e-3", "betas: [2.0, 0.9]"), ("save_every: 2", "save_every: 0"), ("sources: 1", "sources: 0"),
-        ("sources: 1", "sources: 8"), ("sources: 1", "workers: -1"), ("sources: 1", "flip: 2.0"),
+        ("sources: 1", "sources: 8"), ("sources: 1", "accumulate: 0"), ("sources: 1", "flip: 2.0"),
         ("sources: 1", "jitter: -1.0"), ("sources: 1", "drop_at: [7.0]"), ("sources: 1", "precision: fp8"),
         ("sources: 1", "stepz: 3"), ("levels: 3", "levels: 0"), ("levels: 3", "perceptual: -1.0"),
         ("keypoints: 3", "keypoints: 0"), ("width: 8", "width: -8"), ("width: 8", "width: 99999999"),

@@ -7,11 +7,12 @@ from animrepro.avd import AvdConfig
 from animrepro.checkpoint import load_state
 from animrepro.core import UserError, sha256
 from animrepro.data.catalog import PuppetsEntry, prepare
+from animrepro.data.pairs import Draw, Pairs, loader
 from animrepro.data.store import FrameStore
 from animrepro.losses import LossConfig
 from animrepro.models.contract import create_model
 from animrepro.models.tpsmm import Tpsmm
-from animrepro.train import MethodConfig, TrainConfig, train
+from animrepro.train import MethodConfig, TrainConfig, learner, pairs_of, train
 
 ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
 SMALL = dict(levels=2, width=8, ceiling=16, features=16, values=16, blocks=1, keypoints=4, extra=3)
@@ -38,8 +39,11 @@ def test_same_seed_same_bytes_other_seed_other_weights(store, tmp_path):
     assert sha256(first) == sha256(again) != sha256(other)
 
 
-def test_workers_change_nothing(store, tmp_path):
-    run(store, tmp_path / "none"), run(store, tmp_path / "two", workers=2)
+def test_workers_change_nothing(store, tmp_path, monkeypatch):
+    import animrepro.train
+    run(store, tmp_path / "none")
+    monkeypatch.setattr(animrepro.train, "readers", lambda device: 2)
+    run(store, tmp_path / "two")
     assert all(
         torch.equal(a, b) for a, b in zip(
             load_file(tmp_path / "none/weights.safetensors").values(),
@@ -234,6 +238,29 @@ def test_adversarial_training_moves_both(store, tmp_path):
                       resume=True)) == sha256(tmp_path / "gan/weights.safetensors")
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_gives_the_same_update(store, parts):
+    "Of model, discriminator and the spectral norm's vectors. Weights: see `test_two_processes_agree_with_one`."
+    def update(parts):
+        config = MethodConfig(SMALL, LossConfig(levels=3, adversarial=1.0), TrainConfig(batch=4, accumulate=parts))
+        learn = learner(create_model("implicit_warping", dict(SMALL, size=32), seed=0), config, 0)
+        terms = learn.step(next(iter(loader(pairs_of(config.train, store, 0), 4, range(1)))))
+        both = torch.nn.ModuleList([learn.model, learn.criterion.discriminator])
+        return terms, {k: p.grad for k, p in both.named_parameters()}, both.state_dict(), dict(both.named_buffers())
+    start = create_model("implicit_warping", dict(SMALL, size=32), seed=0).state_dict()
+    (terms, gradients, weights, vectors), (terms2, gradients2, weights2, vectors2) = update(1), update(parts)
+    assert {"adversarial", "discriminator"} <= set(terms) and torch.allclose(
+        torch.stack([*terms.values()]), torch.stack([*terms2.values()]), rtol=1e-4)
+    length = lambda a, b: sum((a[k] - b[k]).square().sum() for k in a if a[k] is not None).sqrt().item()
+    none = {k: torch.tensor(0.0) for k in gradients}
+    for part in ("0.", "1."):
+        of_part = {k: g for k, g in gradients.items() if k.startswith(part)}
+        assert 0 < length(of_part, none) and length(of_part, gradients2) < 1e-4 * length(of_part, none)
+    assert vectors and all(torch.allclose(v, vectors2[k], atol=1e-6) for k, v in vectors.items())
+    moved = {f"0.{k}": v for k, v in start.items()}
+    assert length(moved, weights2) > 0 and length({k: weights[k] for k in moved}, weights2) < 0.05 * length(moved, weights)
+
+
 def test_bf16_trains(store, tmp_path):
     weights = load_file(run(store, tmp_path / "bf16", precision="bf16"))
     assert all(v.isfinite().all() and v.dtype == torch.float32 for v in weights.values())
@@ -249,10 +276,10 @@ def test_fine_tuning_at_double_size_starts_from_the_weights(store, tmp_path):
     assert all(torch.allclose(small[k], large[k], atol=1e-6) for k in same)
 
 
-def test_batch_that_cannot_be_shared_is_refused(store):
-    from animrepro.data.pairs import Draw, Pairs, loader
+def test_batch_that_cannot_be_shared_is_refused(store, tmp_path):
     with pytest.raises(UserError, match="choose a multiple"):
         loader(Pairs(store, "train", Draw(2), 0), 5, range(1), 0, 2)
+    with pytest.raises(UserError, match="choose a divisor"): run(store, tmp_path, accumulate=3)
 
 
 def test_weights_of_another_architecture_are_refused(store, tmp_path):

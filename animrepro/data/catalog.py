@@ -401,7 +401,8 @@ def list_videos(entry: VideosEntry, shard: Shard = ALL) -> Listing:
         for piece in there:
             video = read_frames(web.clip_path(root / str(entry.size), piece))
             yield dict(name=piece.name, split=piece.split, frames=video.frames, fps=video.fps,
-                       meta=dict(video=piece.video, start=piece.start, end=piece.end, box=piece.box))
+                       meta=dict(person=piece.person or piece.video, video=piece.video, start=piece.start,
+                                 end=piece.end, box=piece.box))
     return Listing(len(there), clips(), lines)
 
 # %% ../../nbs/14_data.catalog.ipynb #6e4bb638

@@ -181,7 +181,7 @@ def fetch_video(url: str, path: str | Path, stop: threading.Event | None = None,
 class Piece:
     """A clip to cut: frames `start` to `end` (not included), counted at `fps` or, without it, as they come, in the
     whole video or in its `minute`. `box`: left, top, right, bottom in a frame of size `frame` (width, height). A
-    `tube` is the box of a moving face, still to be made a square."""
+    `tube` is the box of a moving face, still to be made a square. `person`: who is seen, if the list knows."""
     name: str
     video: str
     split: str
@@ -192,6 +192,7 @@ class Piece:
     fps: float | None = None
     minute: int | None = None
     tube: bool = False
+    person: str = ""
 
     def __post_init__(self):
         # Names become file names, and not all lists come with a hash.
@@ -224,7 +225,7 @@ def read_boxes(path: str | Path) -> tuple[list[Piece], list[Missing]]:
         try:
             piece = Piece(name, video, row["partition"], int(row["start"]), int(row["end"]),
                           tuple(map(int, row["bbox"].split("-"))), (int(row["width"]), int(row["height"])),
-                          float(row["fps"]))
+                          float(row["fps"]), person=row.get("person_id", ""))
             left, top, right, bottom = piece.box
             if left >= right or top >= bottom: raise ValueError("its box is empty")
             if piece.start >= piece.end: raise ValueError("the list gives no frames")
@@ -294,7 +295,7 @@ def read_tracks(path: str | Path) -> tuple[list[Piece], list[Missing]]:
                 start, end = int(frames[run.start]), int(frames[run.end - 1]) + 1
                 pieces.append(
                     Piece(f"{person}#{video}#{utterance}#{i:03d}", video, split, start, end, tuple(run.tube.tolist()),
-                          (1, 1), VOX_FPS, tube=True))
+                          (1, 1), VOX_FPS, tube=True, person=person))
     return pieces, missing
 
 # %% ../../nbs/16_data.web.ipynb #d870bbaf

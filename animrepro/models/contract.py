@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Rendering', 'Animator', 'forward', 'reconstruct', 'teachers', 'check_mode', 'channels_last',
            'finish_training', 'each_source', 'each_frame', 'average_sources', 'NoConfig', 'Copy', 'known_methods',
-           'methods', 'method_class', 'create_model', 'check_run']
+           'methods', 'method_class', 'create_model', 'section_of', 'check_run']
 
 # %% ../../nbs/40_models.contract.ipynb #75526120
 import importlib, pkgutil, sys
@@ -182,6 +182,22 @@ def create_model(name: str, config: dict | None = None, seed: int = 0, where: st
     return model.channels_last()
 
 # %% ../../nbs/40_models.contract.ipynb #4cd739dd
+def section_of(methods: dict, method: str, scale: str, dataset: str | None = None) -> tuple[dict, str]:
+    """The section `methods.<method>.<scale>` of `params.yaml`, changed as its entry `datasets.<dataset>` says, if it
+    has one; and the place where it stands, for messages."""
+    where, section = f"params.yaml: methods.{method}.{scale}", methods.get(method)
+    if not isinstance(section, dict) or not isinstance(section.get(scale), dict):
+        raise UserError(f"{where}: is missing; add it, or use another scale")
+    section = dict(section[scale])
+    changes = section.pop("datasets", {})
+    if not isinstance(changes, dict) or not all(isinstance(c, dict) for c in changes.values()):
+        raise UserError(f"{where}.datasets: is no set of named sections; write name: {{train: {{...}}}}")
+    if dataset not in changes: return section, where
+    for part, values in changes[dataset].items():
+        known = section.get(part)
+        section[part] = {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
+    return section, f"{where}.datasets.{dataset}"
+
 def check_run(params: Params):
     """Raises `UserError` unless every method of `run` in `params.yaml` exists and has, at the scale of every data
     set, a section whose architecture its `Config` accepts. Costs a second, and a misspelled name would cost hours."""
@@ -195,9 +211,6 @@ def check_run(params: Params):
         except UserError as e: raise UserError(f"params.yaml: run.{part}: {e}") from e
         if sum(name == other for _, other in named) > 1:
             raise UserError(f"params.yaml: run.{part}: {name} is named twice; once is enough")
-        for scale in {params.datasets[d]["scale"] for d in params.run.datasets}:
-            where = f"params.yaml: methods.{name}.{scale}"
-            section = params.methods.get(name)
-            if not isinstance(section, dict) or not isinstance(section.get(scale), dict):
-                raise UserError(f"{where}: is missing; add it, or use another scale")
-            typed(cls.Config, section[scale].get("model"), f"{where}.model")
+        for dataset in params.run.datasets:
+            section, where = section_of(params.methods, name, params.datasets[dataset]["scale"], dataset)
+            typed(cls.Config, section.get("model"), f"{where}.model")
