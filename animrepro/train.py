@@ -19,7 +19,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm import tqdm
 from .avd import AvdConfig
 from .checkpoint import check_finite, load_state, load_weights, save_state, save_weights
-from .core import Count, Decay, Length, Positive, Range, Share, UserError, Weight, typed, write_atomic
+from .core import Count, Decay, Length, Positive, Range, Share, UserError, Weight
+from .core import extend, typed, write_atomic
 from .data.pairs import Augment, Batch, Draw, Pairs, loader
 from .data.store import FrameStore
 from .inference import keep_memory
@@ -31,11 +32,11 @@ from .record import circumstances, code_digest, peak_memory, write_json
 @dataclass
 class TrainConfig:
     """The schedule. The rate is divided by 10 at the fractions `drop_at` of the run or, with `cosine`, falls to
-    nothing along half a cosine wave. `average` is the decay of the moving average of the weights that is kept as the
-    result (0: the last weights are). `clip` bounds every gradient of the parts that a model names in `clipped` (0 is
-    no bound); `init` names what to start from, see `start_from`. `sources`, `single`, `near`, `window` and `by_person` as in `Draw`, `flip` to `resize` as
-    in `Augment`. A batch is
-    taken in `accumulate` parts, which several processes share, and their gradients are averaged."""
+    nothing along half a cosine wave. `average` is the decay of the moving average of the weights that is kept as
+    the result (0: the last weights are). `clip` bounds every gradient of the parts that a model names in
+    `clipped` (0 is no bound); `init` names what to start from, see `start_from`. `sources`, `single`, `near`,
+    `window` and `by_person` as in `Draw`, `flip` to `resize` as in `Augment`. A batch is taken in `accumulate`
+    parts, which several processes share, and their gradients are averaged."""
     steps: Count = 300_000
     batch: Length = 8
     accumulate: Length = 1
@@ -131,22 +132,25 @@ class Learner:
         return {"discriminator": self.criterion.judge(drawn.frame, part.driving, part.step, self.judge, drawn.beside,
                                                       first)}
 
-    def _descend(self, name: str, parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        "An update along the mean gradient of all parts, each made when its turn comes; gives their mean terms."
-        self.optimizers[name].zero_grad()
-        mean = {}
-        for terms in parts:
-            self.accelerator.backward(sum(terms.values()) / self.parts)
-            mean = {k: mean.get(k, 0) + term.detach() / self.parts for k, term in terms.items()}
-        if name == "model" and self.config.train.clip: self._clip()
-        self.optimizers[name].step()
-        return mean
+# %% ../nbs/50_train.ipynb #91d4f2a8
+@extend(Learner)
+def _descend(self, name: str, parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    "An update along the mean gradient of all parts, each made when its turn comes; gives their mean terms."
+    self.optimizers[name].zero_grad()
+    mean = {}
+    for terms in parts:
+        self.accelerator.backward(sum(terms.values()) / self.parts)
+        mean = {k: mean.get(k, 0) + term.detach() / self.parts for k, term in terms.items()}
+    if name == "model" and self.config.train.clip: self._clip()
+    self.optimizers[name].step()
+    return mean
 
-    def _clip(self):
-        # Part by part and by the largest entry, as TPSMM's code does.
-        model = self.accelerator.unwrap_model(self.model)
-        for part in model.clipped:
-            torch.nn.utils.clip_grad_norm_(getattr(model, part).parameters(), self.config.train.clip, float("inf"))
+@extend(Learner)
+def _clip(self):
+    # Part by part and by the largest entry, as TPSMM's code does.
+    model = self.accelerator.unwrap_model(self.model)
+    for part in model.clipped:
+        torch.nn.utils.clip_grad_norm_(getattr(model, part).parameters(), self.config.train.clip, float("inf"))
 
 # %% ../nbs/50_train.ipynb #5a74a665
 def averaged(model: Animator, decay: float) -> AveragedModel:
@@ -235,7 +239,7 @@ def take_over(optimizer: torch.optim.Optimizer, state: dict):
     optimizer.load_state_dict(own | {"state": {i: m for i, m in state["state"].items() if fits(i, m)}})
 
 def go_on_from(learner: Learner, run: Path):
-    "Restores discriminator and optimisers of the finished run in a folder, for a learner that started from its weights."
+    "Restores discriminator and optimisers of a finished run, given its folder, once its weights are in the model."
     if not (run / "beside.pt").exists():
         raise UserError(f"{run}: holds no beside.pt, with discriminator and optimisers; start from the weights alone, "
                         f"{run / 'weights.safetensors'}")
@@ -266,11 +270,13 @@ def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
         )
     return values
 
+# %% ../nbs/50_train.ipynb #3e8b70c5
 def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: str | Path, resume: bool = False,
           **about) -> Path:
     """Trains `method` on the split `train` of `store` and writes `weights.safetensors`, `beside.pt`, `curve.csv`
-    and `run.json` into `out`. With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does nothing if that
-    run is complete. `about` goes into the record and the weights. `UserError` where the training diverges."""
+    and `run.json` into `out`. With `resume`, goes on from `state.pt` in `out` if it is of the same run, and does
+    nothing if that run is complete. `about` goes into the record and the weights. `UserError` where the training
+    diverges."""
     out = Path(out)
     keep_memory()
     if config.model.get("size", store.size) != store.size:
