@@ -175,7 +175,7 @@ def crop(video: str, out: Path, size: int, frames: int, smallest: int, device: s
 @click.option("--steps", type=click.IntRange(1), help="Length of the run, in the place of params.yaml's.")
 @click.option("--out", type=Output("folder"),
               help="Folder for weights and record [default: results/run/train/DATASET-METHOD-SEED].")
-@click.option("--init", type=Input(), help="Weights to start from, for fine-tuning at another size.")
+@click.option("--init", type=Input(), help="Fine-tune from this: the folder of a finished run, or weights alone.")
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run of the same parameters.")
 def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | None, init: str | None, resume: bool):
     "Train METHOD on DATASET. Under torchrun, on several GPUs or machines."
@@ -186,7 +186,7 @@ def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | N
     from animrepro.train import method_config, train
     params, store = load_params(), FrameStore(store_path(dataset))
     entry = prepared(store_path(dataset)).entry
-    config = method_config(params.methods, method, entry["scale"], steps)
+    config = method_config(params.methods, method, entry["scale"], steps, dataset)
     if init: config = replace(config, train=replace(config.train, init=init))
     out = out or project_root() / RUN / "train" / f"{dataset}-{method}-{seed}"
     weights = train(store, method, config, seed, out, resume, dataset=dataset_label(dataset, entry),
@@ -210,8 +210,8 @@ def methods():
 
 # %% ../nbs/82_cli.ipynb #10a17fca
 def dataset_label(name: str, entry: dict) -> str:
-    "What a data set is called in tables: its kind, or its own name for a user's folder."
-    return name if entry["kind"] == "folder" else entry["kind"]
+    "What a data set is called in tables: its own name; puppets and actions by their kind, whatever their scale."
+    return entry["kind"] if entry["kind"] in ("puppets", "actions") else name
 
 # %% ../nbs/82_cli.ipynb #4ed2e2bc
 @cli.command()

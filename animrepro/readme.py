@@ -45,7 +45,7 @@ def older_note(root: str | Path) -> str:
     sections, old = load_params(Path(root) / "params.yaml").methods, {}
     for r in run_records(root):
         if r["scale"] not in sections.get(r["method"], {}): continue
-        now = asdict(method_config(sections, r["method"], r["scale"]))
+        now = asdict(method_config(sections, r["method"], r["scale"], dataset=r["dataset"]))
         if differing(r.get("config", {}), now): old.setdefault(r["dataset"], {})[title_of(r["method"])] = True
     if not old: return ""
     which = "; ".join(f"{dataset} ({', '.join(methods)})" for dataset, methods in old.items())
