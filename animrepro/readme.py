@@ -147,10 +147,11 @@ FIGURES = {  # what each figure of `animrepro figures` shows, in the order of th
 
 def figures_block(record: Path) -> str:
     "All figures of record with a line each, by data set; a figure that nobody described goes last, under its name."
-    parts, files = [], sorted(p.name for p in (record / "figures").glob("*") if p.suffix in (".png", ".gif"))
-    order = list(FIGURES)
-    for dataset in dict.fromkeys(name.partition("_")[0] for name in sorted(files, reverse=True)):
-        kinds = [name.partition("_")[2] for name in files if name.startswith(f"{dataset}_")]
+    files = sorted(p.name for p in (record / "figures").glob("*") if p.suffix in (".png", ".gif"))
+    cut = lambda name: max((k for k in FIGURES if name.endswith(f"_{k}")), key=len, default=name.partition("_")[2])
+    named, parts, order = {name: (name.removesuffix(f"_{cut(name)}"), cut(name)) for name in files}, [], list(FIGURES)
+    for dataset in sorted({dataset for dataset, _ in named.values()}, reverse=True):
+        kinds = [kind for other, kind in named.values() if other == dataset]
         kinds.sort(key=lambda k: (order.index(k) if k in order else len(order), k))
         shown = [f"**{FIGURES.get(k, k)}**\n\n![{FIGURES.get(k, k)}](figures/{dataset}_{k})" for k in kinds]
         parts.append("\n\n".join([f"### {dataset}", *shown]))
