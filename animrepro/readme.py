@@ -95,17 +95,19 @@ def findings_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
 
 # %% ../nbs/76_readme.ipynb #611f97be
 def picture_block(root: str | Path) -> str:
-    "The animation of record, how long its methods trained, and whether the recipe is an older one."
-    path = "results/record/figures/puppets_animation.gif"
-    minutes = [r["seconds"] / 60 for r in run_records(root) if r["dataset"] == "puppets" and "seconds" in r]
-    text = ["Upper row: pictures of a puppet, a driving video, the true frames, and what the methods redraw. "
-            "Lower row: the same puppet, driven by another one."]
-    if minutes:
-        text[0] += (f" Each method trained for {min(minutes):.0f} to {max(minutes):.0f} minutes "
-                    "([run records](results/record/runs)).")
-    there = (Path(root) / path).is_file()
-    picture = [f"![Sources, driving video, true frames, and each method's frames]({path})"] * there
-    return "\n\n".join([*picture, *text, *filter(None, [older_note(root)])])
+    "The animations of record, how long their methods trained, and whether the recipe is an older one."
+    text, rows = [], ("Upper row: pictures of a puppet, a driving video, the true frames, and what is redrawn. "
+                      "Lower row: the same puppet, driven by another one.")
+    for scale, name in (("standard", "puppets_standard"), ("quick", "puppets")):
+        path = f"results/record/figures/{name}_animation.gif"
+        if not (Path(root) / path).is_file(): continue
+        runs = [r for r in run_records(root) if (r["dataset"], r["scale"]) == ("puppets", scale) and "seconds" in r]
+        minutes = sorted({round(r["seconds"] / 60) for r in runs})
+        trained = f", trained for {' to '.join(map(str, minutes[::len(minutes) - 1 or 1]))} minutes" * bool(minutes)
+        who = "the methods" if len(runs) > 1 else title_of(runs[0]["method"]) if runs else "a method"
+        text.append(f"![Sources, driving video, true frames, and the frames of {who}]({path})")
+        text.append(f"{who[0].upper()}{who[1:]} at {scale} scale{trained} ([run records](results/record/runs)).")
+    return "\n\n".join([*text, rows, *filter(None, [older_note(root)])])
 
 # %% ../nbs/76_readme.ipynb #75b07ca0
 def verdict_table(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
