@@ -659,7 +659,7 @@ def tell_criteria(part: pd.DataFrame, evidence: Evidence) -> list[str]:
     shown = {(*key, seed) for *key, seeds in part[[*keys, "seed"]].itertuples(index=False)
              for seed in str(seeds).split(", ")}
     for r in evidence.run_records(sweep_of(part).iloc[0]):
-        if "loss" in r.get("config", {}) and (*(r[k] for k in keys), str(r["seed"])) in shown:
+        if "loss" in r.get("config", {}) and (*map(r.get, keys), str(r["seed"])) in shown:
             found.setdefault(name_criterion(r["config"]["loss"]), set()).add(r["method"])
     whose = {name: ", ".join(map(title_of, sorted(methods, key=place))) for name, methods in found.items()}
     said = [name + f" ({whose[name]})" * (len(found) > 1) for name in sorted(whose)]

@@ -110,7 +110,7 @@ def test_many_methods_are_told_apart(stranger):
     ])
     lines, copy = scores[scores.method != "copy"], scores[scores.method == "copy"]
     curve = pd.DataFrame(dict(step=np.arange(5), perceptual=np.linspace(2, 1, 5)))
-    for fig in (sources_figure(lines, copy), curves_figure({(m, 0): curve for m in names})):
+    for fig in (sources_figure(lines, copy, lines), curves_figure({(m, 0): curve for m in names})):
         fig.canvas.draw()
         box, page = fig.legends[0].get_window_extent(), fig.bbox
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and {t.get_text()
