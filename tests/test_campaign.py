@@ -2,11 +2,11 @@
 says what to do, nothing left behind. Kills at random moments: the same command completes and gives the bytes of an
 uninterrupted run. The short form runs with all other tests; `pytest -m campaign` runs the long one and writes its
 counts into results/record."""
-import json, multiprocessing, os, resource, shutil, signal, struct, sys, time, zipfile, zlib
+import io, json, multiprocessing, os, resource, shutil, signal, struct, sys, time, zipfile, zlib
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np, pytest, torch
 from PIL import Image
 from conftest import ROOT
 from animrepro.core import rng
@@ -78,6 +78,14 @@ def done(start, folder: Path, *arguments):
     assert code == 0, "\n".join([f"{arguments}: exit code {code}", *lines])
 
 
+def values(data: bytes) -> str:
+    "What a file of torch holds. Its bytes also tell which strings were one object, which loading changes."
+    flat = lambda x: {k: flat(v) for k, v in x.items()} if isinstance(x, dict) else (
+        [*map(flat, x)] if isinstance(x, (list, tuple)) else
+        (str(x.dtype), x.shape, x.contiguous().numpy().tobytes()) if isinstance(x, torch.Tensor) else x)
+    return repr(flat(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)))
+
+
 def content(folder: Path) -> dict:
     "Bytes by name of all files and links below a folder. Times and places of a run record are left out."
     found = {
@@ -86,7 +94,7 @@ def content(folder: Path) -> dict:
     }
     # LOG.md tells the history of a record, so a record that was made in two goes may tell of both.
     return {
-        name: steady(data) if name.endswith(("run.json", "scored.json"))
+        name: values(data) if name.endswith("beside.pt") else steady(data) if name.endswith(("run.json", "scored.json"))
         or any(p in name for p in ("/runs/", "/evaluations/")) and name.endswith(".json") else data
         for name, data in found.items() if not name.endswith(("evidence.json", "LOG.md"))
     }
