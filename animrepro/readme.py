@@ -78,7 +78,9 @@ def scores_block(record: Evidence) -> str:
     for dataset, scale, method in sorted({k[:3] for k in means.index}, key=lambda k: (k[:2][::-1], place(k[2]))):
         value = lambda m, n: means.get((dataset, scale, method, m, n))
         cells = [f"{v:.{DIGITS.get(m, 2)}f}" if (v := value(m, n)) is not None else "" for m, n in wanted]
-        rows.append([dataset if scale == "quick" else f"{dataset}, {scale}", title_of(method), *cells])
+        data = dataset if scale == "quick" else f"{dataset}, {scale}"
+        # a name stands once, before its methods
+        rows.append([data * (data not in {r[0] for r in rows}), title_of(method), *cells])
     return markdown_lines(heads, rows) if rows else "Nothing is recorded yet."
 
 # %% ../nbs/76_readme.ipynb #675acc78
