@@ -221,12 +221,9 @@ def contrasts(scores: pd.DataFrame) -> list[Contrast]:
         "sources": lambda s: sorted(set(s))
     }
     runs, found = scores.assign(sweep=sweep_of(scores)).groupby("run", sort=False).agg(about), []
-    copied = set(runs.loc[runs["method"] == "copy", "sweep"])
+    alike = ["dataset", "scale", "sweep"]
     for (a, x), (b, y) in itertools.product(runs.iterrows(), runs.iterrows()):
-        if x["method"] == "copy" or (x["dataset"], x["scale"]) != (y["dataset"], y["scale"]): continue
-        # A sweep without a copy of its own is compared with that of the main runs.
-        lent = y["method"] == "copy" and not y["sweep"] and x["sweep"] not in copied
-        if x["sweep"] != y["sweep"] and not lent: continue
+        if x["method"] == "copy" or tuple(x[alike]) != tuple(y[alike]): continue
         found += within(a, x["sources"]) if a == b else between(a, x, b, y)
     return found
 

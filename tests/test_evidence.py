@@ -25,7 +25,7 @@ PARAMS = (
 # ---- a made-up project
 # ---------------------------------------------------------------------------------------------------------------
 
-def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500, **scaled):
+def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500, scale="quick", **scaled):
     """Rows and scores of a made-up run: PSNR starts at `level` and rises by `gain` with each source; L1 falls with
     it. `scaled` are further columns, as factors of PSNR."""
     draw, tables = np.random.default_rng(seed), []
@@ -38,9 +38,19 @@ def add_run(folder, dataset, method, variant, seed, level, gain, steps=1500, **s
                          name: factor * psnr
                          for name, factor in scaled.items()
                      })))
-    about = dict(dataset=dataset, scale="quick", method=method, variant=variant, seed=seed)
+    about = dict(dataset=dataset, scale=scale, method=method, variant=variant, seed=seed)
     save_rows(folder / "rows.parquet", pd.concat(tables))
     return summarise(pd.concat(tables), **about, steps=steps, run=run_name(**about))
+
+
+def add_sweep(made, name, runs, gain=0.1, **scaled):
+    "A made-up sweep of two seeds of each of `runs` (method, variant, level), and the copy of the source."
+    folder = made / "ablations" / name
+    parts = [add_run(folder / "copy-0", "puppets", "copy", "copy", 0, 20, 0, 0, "ablation", **scaled)] + [
+        add_run(folder / f"{v}-{s}", "puppets", m, v, s, level, gain, 200, "ablation", **scaled)
+        for m, v, level in runs for s in (0, 1)
+    ]
+    save_table(folder / "scores.csv", pd.concat(parts))
 
 
 def make_project(tmp_path):
@@ -53,12 +63,8 @@ def make_project(tmp_path):
                                                                                                    1, 24.52, 0.51)):
             folder = made / "evaluate" / f"{dataset}-{method}-{seed}"
             save_table(folder / "scores.csv", add_run(folder, dataset, method, "full", seed, level, gain))
-    sweep = made / "ablations" / "components"
-    parts = [
-        add_run(sweep / f"{v}-{s}", "puppets", "implicit_warping", v, s, level, 0.3, 200)
-        for v, level in (("plain", 22), ("residual", 22.4), ("full", 22.3)) for s in (0, 1)
-    ]
-    save_table(sweep / "scores.csv", pd.concat(parts))
+    add_sweep(made, "components", [("implicit_warping", v, level)
+                                   for v, level in (("plain", 22), ("residual", 22.4), ("full", 22.3))], 0.3)
     return tmp_path
 
 
@@ -85,12 +91,7 @@ def make_three(project):
         "tpsmm_transformations": [("fomm", f"k{5 * n}", 21 - n / 10)
                                   for n in (1, 2, 4)] + [("tpsmm", f"k{2 * n}", 22 + n / 10) for n in (1, 2, 4)]
     }
-    for name, runs in sweeps.items():
-        parts = [
-            add_run(made / "ablations" / name / f"{v}-{s}", "puppets", m, v, s, level, 0.1, 200, **worse)
-            for m, v, level in runs for s in (0, 1)
-        ]
-        save_table(made / "ablations" / name / "scores.csv", pd.concat(parts))
+    for name, runs in sweeps.items(): add_sweep(made, name, runs, **worse)
     return project
 
 
@@ -115,11 +116,7 @@ def lia(tmp_path_factory):
         "lia_directions": (("m5", 20.5), ("m10", 21), ("m20", 22), ("m40", 21.8), ("m100", 21.9))
     }
     for name, runs in sweeps.items():
-        parts = [
-            add_run(made / "ablations" / name / f"{v}-{s}", "puppets", "lia", v, s, level, 0.1, 200, **worse)
-            for v, level in runs for s in (0, 1)
-        ]
-        save_table(made / "ablations" / name / "scores.csv", pd.concat(parts))
+        add_sweep(made, name, [("lia", v, level) for v, level in runs], **worse)
     write_tables(three)
     return three
 
@@ -292,7 +289,7 @@ def test_claims_quote_the_paper(shared):
 
 def test_exactly_the_runs_of_params_are_read(project):
     before = collect(project)
-    assert before["run"].nunique() == 2 * 3 + 6 and before[sweep_of(before) == ""]["run"].nunique() == 6
+    assert before["run"].nunique() == 2 * 3 + 7 and before[sweep_of(before) == ""]["run"].nunique() == 6
     stale = project / "results" / "run" / "evaluate" / "puppets-implicit_warping-9"
     save_table(stale / "scores.csv", add_run(stale, "puppets", "implicit_warping", "full", 9, 99, 9))
     assert before.equals(collect(project))
@@ -378,7 +375,7 @@ def test_tables_of_tpsmm(three):
     promote(three)
     write_tables(three)
     folder = three / "results" / "run" / "tables"
-    for name, rows in (("tpsmm_table1", 2 * 3), ("tpsmm_table3", 6 * 3), ("tpsmm_table4", 5 * 3), ("cross", 2 *
+    for name, rows in (("tpsmm_table1", 2 * 3), ("tpsmm_table3", 6 * 3 + 1), ("tpsmm_table4", 5 * 3 + 1), ("cross", 2 *
                                                                                                    (2 + 3))):
         text = (folder / f"{name}.md").read_text()
         blocks = [b for b in text.split("\n## ")[1:] if b.startswith("This run")]
@@ -411,7 +408,7 @@ def test_tables_of_lia(lia):
     folder = lia / "results" / "run" / "tables"
     for name, rows in (("lia_table1", 2 *
                         (1 + 4)), ("lia_table2", 2 *
-                                   (2 + 3 + 2)), ("lia_table4", 2 * 3), ("lia_table5", 5 * 3), ("lia_table6", 2)):
+                                   (2 + 3 + 2)), ("lia_table4", 2 * 3 + 1), ("lia_table5", 5 * 3 + 1), ("lia_table6", 2)):
         text = (folder / f"{name}.md").read_text()
         assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2
                    for b in blocks_of(text, "This run")) == rows, name
@@ -691,7 +688,7 @@ def touch_run(record):
     write_json(path, json.loads(path.read_text()) | dict(seconds=1))
 
 
-def lose_run(record): (record / "runs" / "components" / "puppets-quick-implicit_warping-plain-0.json").unlink()
+def lose_run(record): (record / "runs" / "components" / "puppets-ablation-implicit_warping-plain-0.json").unlink()
 def lose_figure(record): (record / "figures" / "puppets_strengths.json").unlink()
 def lose_seal(record): (record / "evidence.json").unlink()
 def old_gains(record):
@@ -707,7 +704,7 @@ def old_figure(record):
 
 @pytest.mark.parametrize("harm, message",
                          [(touch_run, "scores.csv: puppets-quick-implicit_warping-full-0: not the scores"),
-                          (lose_run, "scores.csv: components/puppets-quick-implicit_warping-plain-0"),
+                          (lose_run, "scores.csv: components/puppets-ablation-implicit_warping-plain-0"),
                           (old_gains, "gains.csv: puppets-quick-implicit_warping-full-0"),
                           (old_figure, "puppets_strengths.json: older than puppets-quick-implicit_warping-full-0"),
                           (lose_seal, "puppets_strengths.json: missing")])
