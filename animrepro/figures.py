@@ -319,41 +319,38 @@ def strengths_figure(model: Animator, identity: int, size: int) -> Figure:
 
 # %% ../nbs/74_figures.ipynb #ecbfb847
 @torch.inference_mode()
-def strength_table(model: Animator, store: FrameStore, near: float = 0.25) -> pd.DataFrame:
-    """One row per keypoint and test frame of puppets: clip, keypoint, landmark, strength, visible. `near` is the
-    greatest mean distance, in half pictures, at which a keypoint counts as being on its landmark; the row of a
-    keypoint beyond it has landmark -1."""
-    clips, points, strengths, landmarks, visible = [], [], [], [], []
+def strength_table(model: Animator, store: FrameStore, near: float = 0.15) -> pd.DataFrame:
+    """One row per test clip of puppets, keypoint and frame: its strength, whether the place under the keypoint in the
+    first frame is visible, and whether the keypoint follows that place in this clip, at a mean distance of at most
+    `near`, in half pictures, over the frames that show it."""
+    tables = []
     for clip in store.split("test"):
-        about = store.clips[clip]
-        truth = render(*puppet_of(about), store.size)
+        about, size = store.clips[clip], store.size
         found = model.motion(to_float(store.frames(clip)))
-        clips += [about.name] * about.frames
-        for into, part in zip((points, strengths, landmarks, visible),
-                              (found.points.numpy(), found.strengths.numpy(), truth.landmarks, truth.visible)):
-            into.append(part)
-    points, strengths, landmarks, visible = map(np.concatenate, (points, strengths, landmarks, visible))
-    # (K, L)
-    distance = np.stack(
-        [np.linalg.norm(points[:, k, None] - landmarks, axis=-1).mean(0) for k in range(points.shape[1])])
-    of = np.where(distance.min(1) <= near, distance.argmin(1), -1)
-    return pd.concat([
-        pd.DataFrame(dict(clip=clips, keypoint=k, landmark=of[k], strength=strengths[:, k], visible=visible[:, of[k]]))
-        for k in range(len(of))
-    ], ignore_index=True)
+        points, strengths = found.points.numpy(), found.strengths.numpy()  # (T, K, 2), (T, K)
+        T, K = strengths.shape
+        place, seen = correspondence(*puppet_of(about), np.arange(T), np.zeros(T, int), size)
+        x, y = np.floor((points[0] + 1) * size / 2).astype(int).clip(0, size - 1).T
+        place, seen = place[:, y, x], seen[:, y, x]
+        distance = np.where(seen, np.linalg.norm(points - place, axis=-1), 0).sum(0) / seen.sum(0).clip(1)
+        tables.append(
+            pd.DataFrame(
+                dict(clip=about.name, keypoint=np.tile(np.arange(K), T), strength=strengths.ravel(), visible=seen.ravel(),
+                     follows=np.tile(seen[0] & (distance <= near), T))))
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/74_figures.ipynb #385fc135
 def strength_numbers(table: pd.DataFrame, resamples: int = 2000) -> dict:
-    """How strength goes with visibility: correlation within keypoints with its interval over clips, and mean
-    strengths. Keypoints always or never hidden do not count."""
-    on = table[table.landmark >= 0]
-    varied = on.groupby("keypoint").visible.transform("nunique") == 2
-    used, keys = on[varied], on[varied].keypoint
-    counts = dict(keypoints=int(table.keypoint.nunique()), on_a_landmark=int(on.keypoint.nunique()),
-                  compared=int(keys.nunique()), clips=int(used["clip"].nunique()))
+    """How strength goes with visibility: correlation within clip and keypoint, with its interval over clips, and mean
+    strengths. Keypoints count in the clips where they follow a place that is hidden in some frames."""
+    on = table[table.follows]
+    used = on[on.groupby(["clip", "keypoint"]).visible.transform("nunique") == 2]
+    pairs = lambda part: len(part[["clip", "keypoint"]].drop_duplicates())
+    counts = dict(keypoints=int(table.keypoint.nunique()), pairs=pairs(table), follows=pairs(on), compared=pairs(used),
+                  clips=int(used["clip"].nunique()))
     if used.empty: return dict(counts, correlation=None, low=None, high=None)
-    s = used.strength - used.groupby(keys).strength.transform("mean")
-    v = used.visible.astype(float) - used.groupby(keys).visible.transform("mean")
+    own = lambda column: used[column] - used.groupby(["clip", "keypoint"])[column].transform("mean")
+    s, v = own("strength"), own("visible")
     # (clips, 3)
     sums = pd.DataFrame(dict(sv=s * v, ss=s * s, vv=v * v)).groupby(used["clip"].to_numpy()).sum().to_numpy()
     correlation = lambda x: x[..., 0] / np.sqrt(x[..., 1] * x[..., 2] + 1e-12)

@@ -133,7 +133,7 @@ def test_numbers_beside_the_pictures(figures):
     assert gap["psnr_growth"] == pytest.approx(
         gap["psnr_farthest"]
         - gap["psnr_nearest"]) and gap["psnr_growth_low"] <= gap["psnr_growth"] <= gap["psnr_growth_high"]
-    assert strengths["compared"] <= strengths["on_a_landmark"] <= strengths["keypoints"] == 5 and {
+    assert strengths["compared"] <= strengths["follows"] <= strengths["pairs"] and strengths["keypoints"] == 5 and {
         "correlation", "low", "high"
     } <= set(strengths)
 
