@@ -81,11 +81,13 @@ class Instruments:
 @dataclass
 class Surface:
     """Of the scored frames of a puppet clip: true flow `(N, H, W, 2)` to the first source and to the frame before,
-    where each is valid on the puppet `(N, H, W)`, and the share of the puppet that the source hides `(N,)`."""
+    where each is valid on the puppet `(N, H, W)`, where the puppet is `(N, H, W)`, and the share of it that the
+    source hides `(N,)`."""
     flow: np.ndarray
     valid: np.ndarray
     back: np.ndarray
     steady: np.ndarray
+    puppet: np.ndarray
     hidden: np.ndarray
 
 def true_surface(truth: dict, frames: list[int], size: int) -> Surface:
@@ -95,7 +97,8 @@ def true_surface(truth: dict, frames: list[int], size: int) -> Surface:
     puppet = render(identity, motion[ts], size).parts > 0
     flow, valid = correspondence(identity, motion, np.zeros(len(ts), int), ts, size)
     back, steady = correspondence(identity, motion, np.maximum(ts - 1, 0), ts, size)
-    return Surface(flow, valid & puppet, back, steady & puppet, 1 - (valid & puppet).sum((1, 2)) / puppet.sum((1, 2)))
+    hidden = 1 - (valid & puppet).sum((1, 2)) / puppet.sum((1, 2))
+    return Surface(flow, valid & puppet, back, steady & puppet, puppet, hidden)
 
 # %% ../nbs/70_evaluate.ipynb #52e26c70
 @torch.inference_mode()
@@ -124,6 +127,7 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
         if surface:
             table["flicker"] = flicker(drawn, frames[ts], ts, torch.from_numpy(surface.back),
                                        torch.from_numpy(surface.steady)).numpy()
+            table["l1_puppet"] = l1(drawn, frames[ts], torch.from_numpy(surface.puppet)).numpy()
             table["hidden"] = surface.hidden
             table["psnr_hidden"] = split_half(table["psnr"].to_numpy(), surface.hidden)
         tables.append(table)
@@ -214,8 +218,8 @@ def evaluate(model: Animator, store: FrameStore, config: EvaluateConfig, instrum
     return split_pairs(rows) if "mismatch" in rows else rows
 
 # %% ../nbs/70_evaluate.ipynb #a12b7453
-METRICS = ("psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker", "epe", "psnr_hidden", *CROSS.values(),
-           "cross_psnr_mismatch", "fd_alexnet", "fid", "video_fid")
+METRICS = ("psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker", "l1_puppet", "epe", "psnr_hidden",
+           *CROSS.values(), "cross_psnr_mismatch", "fd_alexnet", "fid", "video_fid")
 COLUMNS = [
     "dataset", "scale", "method", "variant", "seed", "sources", "metric", "value", "low", "high", "clips", "frames",
     "steps", "run"

@@ -213,6 +213,7 @@ MEASURES = {
     "aed": Measure("", 3),
     "jitter": Measure("levels", 2),
     "flicker": Measure("levels", 2),
+    "l1_puppet": Measure("levels", 2),
     "epe": Measure("px", 3),
     "fd_alexnet": Measure("", 3)
 }

@@ -395,6 +395,7 @@ HEADS = {
     "aed": "AED ↓",
     "jitter": "jitter ↓",
     "flicker": "flicker ↓",
+    "l1_puppet": "L1, puppet ↓",
     "fd_alexnet": "FD, AlexNet ↓",
     "psnr_hidden": "PSNR, much hidden less little",
     "cross_psnr_mismatch": "cross PSNR, unlike pairs less like",
@@ -455,6 +456,9 @@ REASONS = {
     ),
     "jitter": "Jitter: not available for runs that were scored before it was introduced.",
     "flicker": "Flicker: puppets only, and not available for runs that were scored before it was introduced.",
+    "l1_puppet": (
+        "L1 of the pixels of the puppet alone: not available for runs that were scored before it was introduced."
+    ),
     "fd_alexnet": (
         "FD, AlexNet: not available where the weights of AlexNet are not, or for runs that were scored before it was"
         " introduced."
@@ -570,7 +574,8 @@ TABLES = [
     Table("gains", "Gains: row minus opponent", "", "", ["method", "variant", "sources", "minus", "seed"],
           ["psnr", "l1", "lpips", "akd", "mkr", "aed", "jitter", "flicker"], signed=True),
     Table("truth", "What only puppets can measure", "", "", ["method", "sources", "seed"],
-          ["epe", "flicker", "aed", "psnr_hidden", "cross_psnr_mismatch", *CROSS.values()], one_source=False),
+          ["epe", "flicker", "l1_puppet", "aed", "psnr_hidden", "cross_psnr_mismatch",
+           *CROSS.values()], one_source=False),
     Table("cross", "Cross-identity animation by mode (puppets, one source)", "", "", ["method", "mode", "seed"],
           list(CROSS.values())),
 ]

@@ -22,11 +22,14 @@ def check_pair(pred: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, 
     return pred.float(), target.float()
 
 # %% ../../nbs/61_metrics.pixel.ipynb #90859191
-def l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error in levels of 0 to 255, `(N, 3, H, W)` -> `(N,)`. The scale of IW, Table 1; divide by 255
-    for that of FOMM, TPSMM and LIA."""
+def l1(pred: torch.Tensor, target: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean absolute error in levels of 0 to 255, `(N, 3, H, W)` -> `(N,)`, over all pixels, or over those of a mask
+    `where (N, H, W)`; NaN where it is empty. The scale of IW, Table 1; divide by 255 for that of FOMM, TPSMM and
+    LIA."""
     pred, target = check_pair(pred, target)
-    return 255 * (pred - target).abs().flatten(1).mean(1)
+    error = 255 * (pred - target).abs()
+    if where is None: return error.flatten(1).mean(1)
+    return (error.mean(1) * where).sum((1, 2)) / where.sum((1, 2))
 
 # %% ../../nbs/61_metrics.pixel.ipynb #f88caf24
 PSNR_CAP = 10 * math.log10(12 * 255**2)  # 58.9 dB: mean square error of rounding to 8 bits, (1 / 255)**2 / 12
