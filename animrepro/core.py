@@ -6,10 +6,11 @@
 __all__ = ['Count', 'Length', 'Extent', 'Depth', 'Side', 'Seed', 'Share', 'Decay', 'Weight', 'Positive', 'LARGEST_YAML',
            'amx_without_tiles', 'to_float', 'to_uint8', 'full_precision', 'exact', 'UserError', 'extend', 'unwritable',
            'clear_parts', 'write_atomic', 'check_output', 'project_root', 'usable_name', 'cache_dir', 'sha256', 'rng',
-           'torch_generator', 'Range', 'unknown_key', 'typed', 'Run', 'Params', 'load_yaml', 'load_params']
+           'torch_generator', 'Range', 'unknown_key', 'typed', 'save_network', 'load_network', 'Run', 'Params',
+           'load_yaml', 'load_params']
 
 # %% ../nbs/00_core.ipynb #a0c10c42
-import contextlib, ctypes, dataclasses, difflib, errno, functools, hashlib, mmap
+import contextlib, ctypes, dataclasses, difflib, errno, functools, hashlib, json, mmap
 import os, platform, re, reprlib, shutil, types, typing, zlib
 from pathlib import Path
 from typing import Annotated
@@ -269,6 +270,29 @@ def typed(cls, mapping: dict | None, where: str):
     ]
     if missing: raise UserError(f"{where}: {missing[0]} is missing; add it")
     return cls(**values)
+
+# %% ../nbs/00_core.ipynb #e4031d86
+def save_network(path: str | Path, network: torch.nn.Module, kind: str, **about: str):
+    "Writes a network with its `config`, a dataclass, its `kind` and `about`, whole or not at all."
+    from safetensors.torch import save_file
+    about |= {"kind": f"animrepro-{kind}", "config": json.dumps(dataclasses.asdict(network.config))}
+    with write_atomic(path) as temp:
+        save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, temp, about)
+
+def load_network(path: str | Path, network: type, config: type, kind: str, remedy: str) -> tuple[torch.nn.Module, dict]:
+    """A network that `save_network` wrote, ready to use, and what the file says of itself. `UserError` that ends in
+    `remedy` where the file is missing, damaged or of another kind."""
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, "pt") as f: about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except FileNotFoundError as e: raise UserError(f"{path}: no such file; {remedy}") from e
+    except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {remedy}") from e
+    if about.get("kind") != f"animrepro-{kind}": raise UserError(f"{path}: holds no network of {kind}; {remedy}")
+    try:
+        made = network(typed(config, json.loads(about["config"]), str(path)))
+        made.load_state_dict(state)
+    except (ValueError, RuntimeError) as e: raise UserError(f"{path}: does not hold what it says; {remedy}") from e
+    return made.eval(), about
 
 # %% ../nbs/00_core.ipynb #dee6a38a
 @dataclasses.dataclass

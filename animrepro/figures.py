@@ -335,8 +335,8 @@ def strength_table(model: Animator, store: FrameStore, near: float = 0.15) -> pd
         distance = np.where(seen, np.linalg.norm(points - place, axis=-1), 0).sum(0) / seen.sum(0).clip(1)
         tables.append(
             pd.DataFrame(
-                dict(clip=about.name, keypoint=np.tile(np.arange(K), T), strength=strengths.ravel(), visible=seen.ravel(),
-                     follows=np.tile(seen[0] & (distance <= near), T))))
+                dict(clip=about.name, keypoint=np.tile(np.arange(K), T), strength=strengths.ravel(),
+                     visible=seen.ravel(), follows=np.tile(seen[0] & (distance <= near), T))))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/74_figures.ipynb #385fc135

@@ -8,18 +8,15 @@ __all__ = ['DEGREE', 'rotation_matrix', 'angles_of', 'true_angles', 'binned_angl
            'pose_network']
 
 # %% ../nbs/35_pose.ipynb #523d4473
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 import torch, torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from .blocks import DownBlock, seeded_init
-from .core import (Count, Length, Positive, Range, Seed, Side, UserError, exact, project_root, rng,
-    to_float, torch_generator, typed, write_atomic)
+from .core import (Count, Length, Positive, Range, Seed, Side, UserError, exact, load_network, project_root,
+    rng, save_network, to_float, torch_generator)
 from .data.puppets import FRAMINGS, Motion, render, sample_identity, sample_motion
 from .warp import resize
 from .weights import NotAvailable, find_weights
@@ -169,23 +166,14 @@ def evaluate_pose(net: PuppetPose, clips: int = 60) -> PoseReport:
 
 # %% ../nbs/35_pose.ipynb #23bb70af
 def save_pose(net: PuppetPose, path: str | Path) -> None:
-    "Writes the network to `path` (.safetensors), whole or not at all."
-    about = {"kind": "animrepro-pose", "config": json.dumps(asdict(net.config))}
-    with write_atomic(path) as temp:
-        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
+    "Writes the network to `path` (.safetensors) with its configuration."
+    save_network(path, net, "pose")
 
 def load_pose(path: str | Path) -> PuppetPose:
     "The network saved at `path`, frozen. `NotAvailable` where there is none, `UserError` for a broken or foreign file."
-    mend = "train it with `animrepro pose`"
-    try:
-        with safe_open(path, framework="pt") as f:
-            about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except FileNotFoundError as e: raise NotAvailable(f"{path}: no pose network of puppets; {mend}") from e
-    except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {mend}") from e
-    if about.get("kind") != "animrepro-pose": raise UserError(f"{path}: holds no pose network; {mend}")
-    net = PuppetPose(typed(PoseConfig, json.loads(about["config"]), str(path)))
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    remedy = "train it with `animrepro pose`"
+    if not Path(path).exists(): raise NotAvailable(f"{path}: no pose network of puppets; {remedy}")
+    return load_network(path, PuppetPose, PoseConfig, "pose", remedy)[0].requires_grad_(False)
 
 # %% ../nbs/35_pose.ipynb #0ce96ed3
 def pose_network(puppets: bool) -> nn.Module:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animrepro.core import UserError, to_float, torch_generator
+from animrepro.core import UserError, save_network, to_float, torch_generator
 from animrepro.metrics.correspondence import end_point_error, reduce_flow
 from animrepro.data.puppets import correspondence, render, sample_identity, sample_motion
 from animrepro.metrics.landmarks import (Detection, LandmarkConfig, LandmarkNet, akd, disturbed, evaluate_landmarks,
@@ -326,12 +326,10 @@ def test_landmark_file(tmp_path):
     with pytest.raises(UserError, match="no such file"): load_landmarks(tmp_path / "absent.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(1)}, foreign)
-    with pytest.raises(UserError, match="holds no landmark network"): load_landmarks(foreign)
-    save_file({"x": torch.zeros(1)}, foreign, metadata={
-        "kind": "animrepro-landmarks",
-        "landmarks": "[]",
-        "config": "{}"
-    })
+    with pytest.raises(UserError, match="holds no network of landmarks"): load_landmarks(foreign)
+    save_file({"x": torch.zeros(1)}, foreign, metadata={"kind": "animrepro-landmarks", "config": "{}"})
+    with pytest.raises(UserError, match="does not hold what it says"): load_landmarks(foreign)
+    save_network(foreign, net, "landmarks", landmarks="[]")
     with pytest.raises(UserError, match="other landmarks"): load_landmarks(foreign)
     assert list(tmp_path.glob(".*")) == []
 

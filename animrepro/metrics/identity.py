@@ -7,16 +7,13 @@ __all__ = ['IdentityConfig', 'IdentityNet', 'people_frames', 'repainted', 'train
            'save_identity', 'load_identity']
 
 # %% ../../nbs/67_metrics.identity.ipynb #234bd942
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from ..blocks import seeded_init
-from ..core import Count, Positive, Seed, UserError, rng, to_float, torch_generator, typed, write_atomic
+from ..core import Count, Positive, Seed, load_network, rng, save_network, to_float, torch_generator
 from ..data.puppets import render, sample_identity, sample_motion
 from .landmarks import disturbed
 
@@ -126,20 +123,10 @@ def evaluate_identity(net: IdentityNet, people: int = 60, frames: int = 4) -> Id
 
 # %% ../../nbs/67_metrics.identity.ipynb #cee8f3b9
 def save_identity(net: IdentityNet, path: str | Path) -> None:
-    "Writes the network to `path` (.safetensors), whole or not at all. Its configuration travels in the metadata."
-    about = {"kind": "animrepro-identity", "config": json.dumps(asdict(net.config))}
-    with write_atomic(path) as temp:
-        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
+    "Writes the network to `path` (.safetensors) with its configuration."
+    save_network(path, net, "identity")
 
 def load_identity(path: str | Path, device: str | torch.device = "cpu") -> IdentityNet:
     "The network saved at `path`, ready to embed. Raises `UserError` for a missing, broken or foreign file."
-    mend = "train it again with `animrepro identity`"
-    try:
-        with safe_open(path, framework="pt") as f:
-            about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except FileNotFoundError as e: raise UserError(f"{path}: no such file; {mend}") from e
-    except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {mend}") from e
-    if about.get("kind") != "animrepro-identity": raise UserError(f"{path}: holds no identity network; {mend}")
-    net = IdentityNet(typed(IdentityConfig, json.loads(about["config"]), str(path)))
-    net.load_state_dict(state)
-    return net.eval().to(device)
+    remedy = "train it again with `animrepro identity`"
+    return load_network(path, IdentityNet, IdentityConfig, "identity", remedy)[0].to(device)

@@ -10,17 +10,15 @@ __all__ = ['CLIP_FRAMES', 'POOL_CLIPS', 'LandmarkConfig', 'Detection', 'Landmark
 # %% ../../nbs/63_metrics.landmarks.ipynb #324452d8
 import itertools, json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch, torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from ..blocks import UNet, conv, seeded_init
-from animrepro.core import (Count, Length, Positive, Seed, Side, UserError, rng, to_float, torch_generator, typed,
-    write_atomic)
+from ..core import (Count, Length, Positive, Seed, Side, UserError, load_network, rng, save_network, to_float,
+    torch_generator)
 from ..data.puppets import LANDMARKS, Rendered, render, sample_identity, sample_motion
 from ..keypoints import soft_argmax
 from .pixel import blurred, check_pair, noised
@@ -168,30 +166,17 @@ def evaluate_landmarks(net: LandmarkNet, clips: Iterable[Rendered]) -> LandmarkR
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #b0724d88
 def save_landmarks(net: LandmarkNet, path: str | Path) -> None:
-    "Writes the network to `path` (.safetensors), whole or not at all. Its configuration travels in the metadata."
-    about = {
-        "kind": "animrepro-landmarks",
-        "config": json.dumps(asdict(net.config)),
-        "landmarks": json.dumps(list(LANDMARKS))
-    }
-    with write_atomic(path) as temp:
-        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temp, metadata=about)
+    "Writes the network to `path` (.safetensors) with its configuration and the names of its landmarks."
+    save_network(path, net, "landmarks", landmarks=json.dumps(list(LANDMARKS)))
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #dbccece9
 def load_landmarks(path: str | Path, device: str | torch.device = "cpu") -> LandmarkNet:
     "The network saved at `path`, ready to detect. Raises `UserError` for a missing, broken or foreign file."
-    mend = "train it again (landmarks stage of the pipeline)"
-    try:
-        with safe_open(path, framework="pt") as f:
-            about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except FileNotFoundError as e: raise UserError(f"{path}: no such file; {mend}") from e
-    except (SafetensorError, OSError) as e: raise UserError(f"{path}: cannot be read as safetensors; {mend}") from e
-    if about.get("kind") != "animrepro-landmarks": raise UserError(f"{path}: holds no landmark network; {mend}")
+    remedy = "train it again with `animrepro landmarks`"
+    net, about = load_network(path, LandmarkNet, LandmarkConfig, "landmarks", remedy)
     if json.loads(about["landmarks"]) != list(LANDMARKS):
-        raise UserError(f"{path}: was trained for other landmarks; {mend}")
-    net = LandmarkNet(typed(LandmarkConfig, json.loads(about["config"]), str(path)))
-    net.load_state_dict(state)
-    return net.eval().to(device)
+        raise UserError(f"{path}: was trained for other landmarks; {remedy}")
+    return net.to(device)
 
 # %% ../../nbs/63_metrics.landmarks.ipynb #a2f76170
 def akd(pred_points: torch.Tensor, true_points: torch.Tensor, both_present: torch.Tensor,
