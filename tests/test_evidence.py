@@ -408,8 +408,8 @@ def blocks_of(text, start): return [b for b in text.split("\n## ")[1:] if b.star
 
 def test_tables_of_lia(lia):
     folder = lia / "results" / "run" / "tables"
-    rows_of = {"lia_table1": 2 * (1 + 4), "lia_table2": 2 * (2 + 3 + 2), "lia_table4": 2 * 3 + 1, "lia_table5": 5 * 3 + 1,
-               "lia_table6": 2}
+    rows_of = {"lia_table1": 2 * (1 + 4), "lia_table2": 2 * (2 + 3 + 2), "lia_table4": 2 * 3 + 1,
+               "lia_table5": 5 * 3 + 1, "lia_table6": 2}
     for name, rows in rows_of.items():
         text = (folder / f"{name}.md").read_text()
         assert sum(len([l for l in b.splitlines() if l.startswith("| ")]) - 2
