@@ -172,8 +172,8 @@ def learner(model: Animator, config: MethodConfig, seed: int) -> Learner:
     if share % parts:
         raise UserError(f"params.yaml: train.accumulate: {share} items of a batch cannot be taken in {parts} equal "
                         "parts; choose a divisor of the batch size")
-    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas, weight_decay=config.
-                                      train.weight_decay, fused=True)
+    adam = lambda m: torch.optim.Adam(m.parameters(), lr=config.train.lr, betas=config.train.betas,
+                                      weight_decay=config.train.weight_decay, fused=True)
     criterion = Criterion(config.loss, seed, model.config.size, model.beside).to(accelerator.device)
     model = model.to(accelerator.device)
     average = averaged(model, config.train.average) if config.train.average else None

@@ -93,8 +93,9 @@ class Bottleneck(nn.Module):
     def __init__(self, width: int, stride: int, norm: str):
         super().__init__()
         inner = width // 4
-        self.conv1, self.conv2, self.conv3 = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, inner, 3, stride,
-                                                                                   1), nn.Conv2d(inner, width, 1)
+        self.conv1 = nn.Conv2d(width, inner, 1)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1)
+        self.conv3 = nn.Conv2d(inner, width, 1)
         self.norm1, self.norm2, self.norm3 = NORMS[norm](inner), NORMS[norm](inner), NORMS[norm](width)
         self.skip = nn.Sequential(nn.Conv2d(width, width, 1, stride),
                                   NORMS[norm](width)) if stride > 1 else nn.Identity()
@@ -221,10 +222,8 @@ class SpadeBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, guide: int):
         super().__init__()
         inner, self.same = min(inputs, outputs), inputs == outputs
-        self.norm1, self.norm2, self.conv1, self.conv2 = Spade(inputs,
-                                                               guide), Spade(inner,
-                                                                             guide), conv(inputs,
-                                                                                          inner), conv(inner, outputs)
+        self.norm1, self.norm2 = Spade(inputs, guide), Spade(inner, guide)
+        self.conv1, self.conv2 = conv(inputs, inner), conv(inner, outputs)
         if not self.same: self.skip_norm, self.skip = Spade(inputs, guide), nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:

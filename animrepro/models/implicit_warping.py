@@ -83,8 +83,8 @@ def decoder(config: Config) -> nn.Sequential:
 # %% ../../nbs/41_models.implicit_warping.ipynb #15abeb35
 @dataclass
 class Source:
-    """Prepared sources: key tokens `(B, N, D)`, value tokens `(B, N, C)` with N = S h w + extra, the keypoints of
-    the first source, S and the grid."""
+    """Prepared sources: key tokens `(B, N, D)` with N = S h w + extra; what is warped, `(B, N, C + 3 + D)`: values,
+    and with `residual` pixels and keys, else `(B, N, C)`; the keypoints of the first source, S and the grid."""
     keys: torch.Tensor
     values: torch.Tensor
     first: Keypoints
@@ -148,8 +148,8 @@ class ImplicitWarping(Animator):
 def appearance(self, pictures: torch.Tensor) -> torch.Tensor:
     "What is warped: values of pictures `(B, 3, H, W)`, and with `patches` the pixels of each cell: `(B, C, h, w)`."
     values = self.value(pictures)
-    return torch.cat([values, F.pixel_unshuffle(pictures.to(values.dtype), self.config.cell)],
-                     1) if self.config.patches else values
+    if not self.config.patches: return values
+    return torch.cat([values, F.pixel_unshuffle(pictures.to(values.dtype), self.config.cell)], 1)
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #e87674db
 WHOLE_PIXELS = 2**20  # so many go through the value encoder at once, whose first layers have the size of the picture

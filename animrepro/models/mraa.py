@@ -60,7 +60,7 @@ class Config:
     avd_pose: Extent = 64
 
 # %% ../../nbs/45_models.mraa.ipynb #a8406a9f
-# of a region along an axis: a fiftieth of a pixel at 256 × 256, so that one-cell heatmaps keep an inverse
+# of a region along an axis: an eightieth of a pixel at 256 × 256, so that one-cell heatmaps keep an inverse
 LEAST_VARIANCE = 1e-8
 
 @exact

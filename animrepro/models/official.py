@@ -120,8 +120,8 @@ def fill(model: Animator, networks: Networks, names: dict[str, dict[str, str]], 
 def described(method: str, networks: Networks, config: str | Path, size: int | None) -> dict:
     """Fields of our `Config` from a YAML file. Drops networks that the configuration leaves out; a network that the
     checkpoint lacks is left out of the fields."""
-    fields, defaults, optional = read_config(method, config,
-                                             size), vars(method_class(method).Config()), officials()[method].optional
+    fields, optional = read_config(method, config, size), officials()[method].optional
+    defaults = vars(method_class(method).Config())
     for network, name in optional.items():
         if not fields.get(name, True): networks.pop(network, None)  # as the reference: the configuration decides
     return fields | {name: type(defaults[name])(0) for network, name in optional.items() if network not in networks}
