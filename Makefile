@@ -60,13 +60,13 @@ baselines: $(STAMP) ## the same, and the other four systems: MRAA, face-vid2vid,
 	$(call TRAIN,_baselines)
 	$(JUDGE)
 
-sweep: $(STAMP) ## run the ablations too (nbs/ablations)
+sweep: $(STAMP) ## run the ablations (nbs/ablations) and draw their figures; needs nothing of make repro
 	$(call MEASURE)
 	@$(BIN)/dvc stage list --name-only nbs/ablations/dvc.yaml | $(BESIDE)
 	@$(BIN)/dvc repro nbs/ablations/dvc.yaml
 	@$(BIN)/animrepro figures --ablations
 
-test: $(STAMP) ## run every notebook and all checks
+test: $(STAMP) ## run the notebooks and the usual checks (the long ones: pytest -m "campaign or cluster or paper")
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(JOBS) --dist worksteal --durations=5
 
 # Options go through, as in `make lab LAB="--port 9000"`. Jupyter refuses root unless told, and large uploads unless allowed.

@@ -28,8 +28,8 @@ class AvdNetwork(nn.Module):
     def __init__(self, points: int, width: int = 256, shape_size: int = 128, pose_size: int = 128):
         super().__init__()
         hidden = [width, 2 * width, 4 * width]
-        self.shape_encoder, self.pose_encoder = perceptron([2 * points, *hidden,
-                                                            shape_size]), perceptron([2 * points, *hidden, pose_size])
+        self.shape_encoder = perceptron([2 * points, *hidden, shape_size])
+        self.pose_encoder = perceptron([2 * points, *hidden, pose_size])
         self.decoder = perceptron([pose_size + shape_size, *hidden[::-1], 2 * points])
 
     def forward(self, source: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:

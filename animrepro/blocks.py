@@ -14,7 +14,7 @@ from .core import UserError
 
 # %% ../nbs/21_blocks.ipynb #f624497d
 def norm(width: int) -> nn.GroupNorm:
-    "Group normalisation with 8 channels per group, or more where `width` is no multiple of 8."
+    "Group normalisation with 8 channels per group, or more where `width` is no multiple of 8; below 8, one group."
     return nn.GroupNorm(math.gcd(width, max(1, width // 8)), width)
 
 # %% ../nbs/21_blocks.ipynb #7082c869
@@ -32,8 +32,8 @@ class RowConv(nn.Conv2d):
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     "A convolution that keeps the size of the grid."
-    return (RowConv if kernel >= 5 and outputs < FEWEST_OUTPUTS else nn.Conv2d)(inputs, outputs, kernel,
-                                                                                padding=kernel // 2)
+    kind = RowConv if kernel >= 5 and outputs < FEWEST_OUTPUTS else nn.Conv2d
+    return kind(inputs, outputs, kernel, padding=kernel // 2)
 
 # %% ../nbs/21_blocks.ipynb #bfdad467
 def joined(x: torch.Tensor, *layers: nn.Conv2d) -> tuple[torch.Tensor, ...]:

@@ -108,10 +108,8 @@ def measure(quantity: Quantity, evidence: Evidence) -> Measured | None:
     if quantity.file: return measure_figure(quantity, evidence)
     minus = quantity.opponent() if quantity.minus else ""
     # Variants are compared inside a sweep; everything else is a question to the main runs.
-    about, sweep = {
-        k: getattr(quantity, k)
-        for k in ("dataset", "scale", "method", "variant")
-    }, "variant" in (quantity.minus or {})
+    about = {k: getattr(quantity, k) for k in ("dataset", "scale", "method", "variant")}
+    sweep = "variant" in (quantity.minus or {})
     if quantity.code:
         return measure_code(quantity, evidence, list(dict.fromkeys(select(evidence.scores, False, **about)["run"])))
     about |= dict(sources=quantity.sources, metric=quantity.metric)
@@ -230,10 +228,11 @@ def stale_evidence(claims: tuple[Claim, ...], evidence: Evidence) -> list[str]:
 def summary(quantity: Quantity, found: Measured | None) -> str:
     "Mean over seeds and its interval, as text."
     if found is None: return "-"
-    value, signed = found.value, bool(quantity.minus or quantity.interval)
-    line = dict(metric=quantity.metric, value=value.value, low=value.low, high=value.high)
-    return cell(line,
-                signed) if quantity.metric or value.high > value.low else f"{value.value:{'+' if signed else ''}.3g}"
+    value = found.value
+    if quantity.metric:
+        line = dict(metric=quantity.metric, value=value.value, low=value.low, high=value.high)
+        return cell(line, bool(quantity.minus))
+    return f"{value.value:.3g}" + f" [{value.low:.3g}, {value.high:.3g}]" * (value.high > value.low)
 
 # %% ../nbs/75_claims.ipynb #6e46c269
 def compare_runs(rule: Rule, record: Measured | None, run: Measured | None) -> str:
@@ -344,8 +343,8 @@ def show_measured(claim: Claim, verdict: Verdict) -> list[str]:
 def sources_of(claim: Claim) -> str:
     "Which files of the record hold the evidence of a claim, and the command that makes them."
     kind = lambda q: q.file or ("runs/*.json" if q.code else "tables/pooled.csv")
-    files, sweeps = dict.fromkeys(kind(q) for q in claim.quantities), any("variant" in (q.minus or {})
-                                                                          for q in claim.quantities)
+    files = dict.fromkeys(kind(q) for q in claim.quantities)
+    sweeps = any("variant" in (q.minus or {}) for q in claim.quantities)
     others = dict.fromkeys(q.dataset for q in claim.quantities if q.dataset not in ("", "puppets"))
     return (
         f"{', '.join(f'`{f}`' for f in files)}; made by `make {'sweep' if sweeps else 'repro'}`"
@@ -398,9 +397,8 @@ def training_table(evidence: Evidence) -> str:
         for p in paths
     ]
     lines = pd.DataFrame([
-        dict({k: r[k]
-              for k in ("dataset", "scale", "method", "seed")}, steps=r.get("steps",
-                                                                            ""), seconds=r.get("seconds", np.nan),
+        dict({k: r[k] for k in ("dataset", "scale", "method", "seed")},
+             steps=r.get("steps", ""), seconds=r.get("seconds", np.nan),
              commit=f"{r['commit'][:10]}{'' if r['clean'] else ', not clean'}" if r.get("commit") else "not recorded",
              criterion=tell_criterion(r.get("config", {}).get("loss", {}), curve[0].split(",")[1:] if curve else []))
         for r, curve in zip(records, curves)
@@ -418,7 +416,8 @@ HOW = (
     (
         "Values are pooled over all seeds of a run. In brackets: 95 % interval, by Student's t over seeds and test"
         " clips together (notebook 60), paired where two runs are compared; of a single seed from resampling clips"
-        " alone, which does not cover the choice of seed. A quantity is reproduced where its whole interval keeps the"
+        " alone, which does not cover the choice of seed. Numbers of figures are of the first seed, with an interval"
+        " over clips (the gap in pose: means over seeds). A quantity is reproduced where its whole interval keeps the"
         " rule, contradicted where no part of it does, else unresolved, and then the smallest effect is given that the"
         " design would see in four cases of five. Parts that are reproduced and others that are contradicted make a"
         " claim mixed. Comparisons inside a sweep are not tested where the base does not clearly beat the copy of the"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
            'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'identity',
-           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'animate', 'check_motion',
+           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'samples', 'animate', 'check_motion',
            'check_abilities', 'send_codes', 'bench', 'convert', 'spread', 'sweep', 'sweep_grid', 'stages', 'probe',
            'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
 
@@ -30,6 +30,8 @@ def main(args: list[str] | None = None):
 
 def told(error: Exception) -> str | None:
     "What a user is told of an error, or None where it is a bug of ours."
+    if isinstance(error, click.MissingParameter) and error.ctx:
+        return f"{error.ctx.command_path}: {error.format_message()} See `{error.ctx.command_path} --help`."
     if isinstance(error, click.ClickException): return error.format_message()
     from animrepro.core import UserError
     if isinstance(error, UserError): return str(error)
@@ -68,10 +70,8 @@ class Door(click.Command):
             if same: raise UserError(f"{p.opts[0]} {path}: is also {same[0].opts[0]}; choose another name")
         try: return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(
-                "animrepro: interrupted" + "; the same command with --resume goes on" * any(p.name == "resume"
-                                                                                            for p in self.params),
-                err=True)
+            resumes = any(p.name == "resume" for p in self.params)
+            click.echo("animrepro: interrupted" + "; the same command with --resume goes on" * resumes, err=True)
             ctx.exit(130)
 
 class Doors(click.Group):
@@ -136,9 +136,8 @@ def prepare(dataset: str, root: Path | None, regions: str | None, shard: str | N
     from animrepro.data.catalog import ALL, dataset_entry, parse_shard, prepare
     if merge and shard or on and not merge:
         raise UserError("--shard makes one part, --merge all of them, --on where; leave one out")
-    entry, path, part = dataset_entry(dataset,
-                                      load_params().datasets, root,
-                                      regions), store_path(dataset), parse_shard(shard) if shard else ALL
+    entry, path = dataset_entry(dataset, load_params().datasets, root, regions), store_path(dataset)
+    part = parse_shard(shard) if shard else ALL
     report = merged(dataset, entry, path, merge, on) if merge else prepare(dataset, entry, part.path(path), part)
     for line in report.skipped[:20]: click.echo(f"skipped {line}", err=True)
     if len(report.skipped) > 20: click.echo(f"and {len(report.skipped) - 20} more", err=True)
@@ -194,7 +193,7 @@ def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | N
     click.echo(weights)
 
 # %% ../nbs/82_cli.ipynb #23707d3c
-@cli.command()
+@cli.command(short_help="List the methods, and check those in `run`.")
 def methods():
     "List the methods, and check those that params.yaml runs before hours are spent on them."
     from animrepro.core import load_params
@@ -214,7 +213,7 @@ def dataset_label(name: str, entry: dict) -> str:
     return entry["kind"] if entry["kind"] in ("puppets", "actions") else name
 
 # %% ../nbs/82_cli.ipynb #4ed2e2bc
-@cli.command()
+@cli.command(short_help="Train the network for AKD of puppets.")
 @click.option("--out", type=Output("folder"), help="Folder for network and report [default: results/run/landmarks].")
 def landmarks(out: Path | None):
     "Train the landmark network on puppets' ground truth and measure its own error."
@@ -223,8 +222,8 @@ def landmarks(out: Path | None):
     from animrepro.data.puppets import render, sample_identity, sample_motion
     from animrepro.metrics.landmarks import LandmarkConfig, evaluate_landmarks, save_landmarks, train_landmarks
     from animrepro.record import write_json
-    out, config = out or project_root() / RUN / "landmarks", typed(LandmarkConfig,
-                                                                   load_params().landmarks, "params.yaml: landmarks")
+    out = out or project_root() / RUN / "landmarks"
+    config = typed(LandmarkConfig, load_params().landmarks, "params.yaml: landmarks")
     net = train_landmarks(config)
     report = evaluate_landmarks(net, (render(sample_identity(s), sample_motion(s, 32), config.size)
                                       for s in range(200_000, 200_040)))
@@ -233,7 +232,7 @@ def landmarks(out: Path | None):
     click.echo(report)
 
 # %% ../nbs/82_cli.ipynb #14dc1de5
-@cli.command()
+@cli.command(short_help="Train the network for head pose of puppets.")
 @click.option("--out", type=Output("folder"), help="Folder for network and report [default: results/run/pose].")
 def pose(out: Path | None):
     "Train the network that reads the head pose of puppets, and measure its own error."
@@ -249,7 +248,7 @@ def pose(out: Path | None):
     click.echo(report)
 
 # %% ../nbs/82_cli.ipynb #35f38c54
-@cli.command()
+@cli.command(short_help="Train the network for AED of puppets.")
 @click.option("--out", type=Output("folder"), help="Folder for network and report [default: results/run/identity].")
 def identity(out: Path | None):
     "Train the network that tells puppets apart, for AED, and measure how well it does."
@@ -257,8 +256,8 @@ def identity(out: Path | None):
     from animrepro.core import load_params, project_root, typed
     from animrepro.metrics.identity import IdentityConfig, evaluate_identity, save_identity, train_identity
     from animrepro.record import write_json
-    out, config = out or project_root() / RUN / "identity", typed(IdentityConfig,
-                                                                  load_params().identity, "params.yaml: identity")
+    out = out or project_root() / RUN / "identity"
+    config = typed(IdentityConfig, load_params().identity, "params.yaml: identity")
     net = train_identity(config)
     report = evaluate_identity(net)
     save_identity(net, out / "identity.safetensors")
@@ -266,7 +265,7 @@ def identity(out: Path | None):
     click.echo(report)
 
 # %% ../nbs/82_cli.ipynb #cc7e21b5
-@cli.command()
+@cli.command(short_help="Score weights on test clips.")
 @click.argument("weights", type=Input())
 @click.argument("dataset")
 @click.option("--sources", "-s", multiple=True, type=click.IntRange(1),
@@ -297,8 +296,8 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)
     panel = instruments(entry["kind"] == "puppets", device)
-    start, known = time.perf_counter(), dict(circumstances(), weights=None if weights == "copy" else sha256(weights),
-                                             data=sha256(store.path))
+    start, digest = time.perf_counter(), None if weights == "copy" else sha256(weights)
+    known = dict(circumstances(), weights=digest, data=sha256(store.path))
     rows = stored(evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split))
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
     named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"),
@@ -360,7 +359,7 @@ def instruments(puppets: bool, device):
     return Instruments(lpips, **found, features=optional(AlexNet, device)[0], sets=whole.sets)
 
 # %% ../nbs/82_cli.ipynb #3b4a5959
-@cli.command()
+@cli.command(short_help="List networks of losses and metrics.")
 @click.option("--fetch", "names", multiple=True, metavar="NAME",
               help="Download this network into the cache; several times for several.")
 def weights(names: tuple[str, ...]):
@@ -369,7 +368,7 @@ def weights(names: tuple[str, ...]):
     for name in names: click.echo(fetch_weights(name))
     click.echo(show_weights())
 
-@cli.command()
+@cli.command(short_help="What a value of each metric means.")
 @click.argument("dataset")
 @click.option("--clips", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--frames", type=click.IntRange(1), default=4, show_default=True, help="Of each clip.")
@@ -390,8 +389,17 @@ def calibrate(dataset: str, clips: int, frames: int, out: Path | None, device: s
         table.pivot_table(index=["distortion", "level"], columns="metric", values="value",
                           sort=False).round(3).to_string())
 
+# %% ../nbs/82_cli.ipynb #fb3a9b4c
+@cli.command(short_help="Write puppets to animate.")
+@click.argument("folder", type=Output("folder"))
+def samples(folder: Path):
+    "Write three pictures of a drawn puppet and a video of another one into FOLDER: something to animate."
+    from animrepro.studio import sample_files
+    pictures, video = sample_files(folder)
+    for path in (*pictures, video): click.echo(path)
+
 # %% ../nbs/82_cli.ipynb #50c8f6e3
-@cli.command()
+@cli.command(short_help="Make pictures move like a video.")
 @click.argument("weights", type=Input())
 @click.option("--source", "sources", multiple=True, type=Input(),
               help="A picture of the subject; several times for several.")
@@ -458,7 +466,7 @@ def send_codes(model, driving: str, codes: Path, precision: str):
     click.echo(f"{codes}: {about.frames} frames in {size} bytes, {bits} bits per frame")
 
 # %% ../nbs/82_cli.ipynb #af863384
-@cli.command()
+@cli.command(short_help="Measure speed and memory.")
 @click.argument("methods", nargs=-1)
 @click.option("--size", type=click.IntRange(32), default=256, show_default=True, help="Width and height of pictures.")
 @click.option("--sources", "-s", multiple=True, type=click.IntRange(1), default=(1, ), show_default=True,
@@ -493,13 +501,13 @@ def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], scale: 
         table = pd.DataFrame(rows, columns=COLUMNS)
         save_table(out, table)
         save_figure(out.with_suffix(".png"), speed_figure(table))
-    click.echo(table.drop(columns=["machine", "convolution_rate", "product_rate"]).to_string(index=False, na_rep="-",
-                                                                                             float_format="%.3g"))
+    shown = table.drop(columns=["machine", "convolution_rate", "product_rate"])
+    click.echo(shown.to_string(index=False, na_rep="-", float_format="%.3g"))
     click.echo(f"{table.machine[0]}: " + ", ".join(f"{kind} {rate:.0f}" for kind, rate in rates.items())
                + " · 10⁹ operations per second", err=True)
 
 # %% ../nbs/82_cli.ipynb #c254bd2e
-@cli.command()
+@cli.command(short_help="Read the authors' weights.")
 @click.argument("method")
 @click.argument("checkpoint", type=Input())
 @click.option(
@@ -546,7 +554,7 @@ def spread(command):
         command = option(command)
     return command
 
-@cli.command()
+@cli.command(short_help="Run an ablation notebook.")
 @click.argument("notebook", type=Input())
 @click.option("--out", required=True, type=Output("either"),
               help="The executed notebook to write; with --grid, a folder.")
@@ -569,7 +577,7 @@ def sweep_grid(notebook: str, out: Path, grid: tuple, parameters: dict, where: d
     from animrepro.grid import Where, run_grid
     click.echo(run_grid(notebook, out, grid, parameters, Where(**where)).to_string(index=False))
 
-@cli.command()
+@cli.command(short_help="Run DVC stages side by side.")
 @click.argument("names", nargs=-1, metavar="STAGE...")
 @spread
 def stages(names: tuple, **where):
@@ -578,7 +586,7 @@ def stages(names: tuple, **where):
     run_stages(list(dict.fromkeys(names)), Where(**where))
 
 # %% ../nbs/82_cli.ipynb #86265a52
-@cli.command()
+@cli.command(short_help="What a motion code tells.")
 @click.argument("weights", type=Input())
 @click.argument("dataset")
 @click.option("--out", type=Output("folder"),
@@ -599,7 +607,7 @@ def probe(weights: str, dataset: str, out: Path | None):
                            values="value").loc[found.scores["target"].unique()].round(3).to_string())
     click.echo(f"directions.csv: correlations by chance stay under {found.chance:.2f}")
 
-@cli.command()
+@cli.command(short_help="Make this run the run of record.")
 @click.option("--note", default="", help="Why, for the log of the record.")
 @click.option("--check", is_flag=True,
               help="Change nothing: compute every score, table cell and verdict of the record again, from its rows.")
@@ -628,7 +636,7 @@ def recompute(root: Path):
         )
     click.echo("computed again, and equal: " + ", ".join(f"{count} {what}" for what, count in found.counts.items()))
 
-@cli.command()
+@cli.command(short_help="Write the pages of the record.")
 def readme():
     "Write what README.md and the pages of results/record say of results, from results/record."
     from animrepro.readme import update_readme
@@ -636,7 +644,7 @@ def readme():
     update_readme(project_root())
 
 # %% ../nbs/82_cli.ipynb #de8d6964
-@cli.command()
+@cli.command(short_help="Write the tables of this run.")
 def tables():
     "Collect the scores of this run and write its tables."
     from animrepro.core import project_root
@@ -652,7 +660,7 @@ def figures(ablations: bool):
     if ablations: return click.echo("\n".join(map(str, draw_sweeps(project_root()))))
     write_figures(project_root())
 
-@cli.command()
+@cli.command(short_help="Each claim: paper, record, this run.")
 def claims():
     "One screen: each claim, what the paper says, what the record says, what this run says."
     from animrepro.claims import show_claims

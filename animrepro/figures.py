@@ -150,8 +150,8 @@ def redraw(model: Animator, example: Example, count: int) -> tuple[torch.Tensor,
 # %% ../nbs/74_figures.ipynb #4c31d11e
 def reconstruction_rows(models: dict[str, Animator], sources: int) -> list[list[tuple]]:
     "Two blocks of rows, (label, example -> (picture, PSNR or None)): from one source, and from several."
-    drawn = lambda method, count: lambda example: redraw(models[method]
-                                                         if method != "copy" else create_model("copy"), example, count)
+    known = models | {"copy": create_model("copy")}
+    drawn = lambda method, count: lambda example: redraw(known[method], example, count)
     given = lambda i: (f"source {i + 1}", lambda example: (example.sources[i], None))
     one = [("source 1,\ncopied", drawn("copy", 1)), ("driving", lambda example: (example.driving, None)),
            *((title_of(m), drawn(m, 1)) for m in models)]
@@ -272,7 +272,7 @@ def choice_numbers(model: Animator, store: FrameStore) -> dict:
             f"{kind}_high": mean.high,
             f"{kind}_cells": int(part.cells.sum())
         }
-    return {name: None if np.isnan(value) else value for name, value in numbers.items()}
+    return {k: None if np.isnan(v) else v for k, v in numbers.items()} | {"clips": len(store.split("test"))}
 
 # %% ../nbs/74_figures.ipynb #9e505926
 def poses() -> dict[str, Motion]:
@@ -556,8 +556,8 @@ def grid_figure(models: dict[str, Animator], shown: list[Example], most: int = 3
     for row, (example, method, extras) in zip(fig.subplots(len(lines), width, squeeze=False), lines):
         maps, there, here = candidates(models[method], example)
         shares, size = enlarged(extras["contributions"][0], example.driving), example.driving.shape[-2:]
-        chosen, ink = largest_maps(extras["contributions"][0],
-                                   most), np.array([to_rgb(map_colour(i)) for i in range(len(shares))])
+        chosen = largest_maps(extras["contributions"][0], most)
+        ink = np.array([to_rgb(map_colour(i)) for i in range(len(shares))])
         for ax, picture, points, title in ((row[0], example.sources[0], there, "source"), (row[1], example.driving,
                                                                                            here, "driving")):
             show(ax, picture, title)
@@ -1015,7 +1015,7 @@ def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", 
                 f"{metric}_{name}_low": float(low),
                 f"{metric}_{name}_high": float(high)
             }
-    return found
+    return found | {"clips": int(table["clip"].nunique())}
 
 # %% ../nbs/74_figures.ipynb #f92e1716
 def quarter_mean(rows: pd.DataFrame, metric: str) -> Interval:
@@ -1027,7 +1027,7 @@ def quarter_mean(rows: pd.DataFrame, metric: str) -> Interval:
 @styled
 def gap_figure(table: pd.DataFrame) -> Figure:
     """PSNR, and AKD where it was measured, against the gap in pose: per method the mean of each quarter of frames
-    with its interval, and those of its seeds. `table` of `by_gap`."""
+    (of one seed; of several, the mean of clip means) with its interval, and those of its seeds. `table` of `by_gap`."""
     metrics = [m for m in ("psnr", "akd") if m in table]
     fig = Figure(figsize=(2.6 * len(metrics) + 0.4, 2.5))
     for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics):

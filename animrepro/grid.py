@@ -92,8 +92,8 @@ def on_ray(run: Callable, tasks: list, address: str, cpus: float, gpus: float, r
             " RAY_AUTH_MODE=token where it asks for a token"
         ) from e
     try:
-        holds_one = lambda n: n["Alive"] and n["Resources"].get("CPU", 0) >= cpus and n["Resources"].get("GPU", 0
-                                                                                                         ) >= gpus
+        has = lambda n, kind: n["Resources"].get(kind, 0)
+        holds_one = lambda n: n["Alive"] and has(n, "CPU") >= cpus and has(n, "GPU") >= gpus
         if not any(map(holds_one, ray.nodes())):
             print(f"waiting: no node has {cpus} CPUs and {gpus} GPUs yet", file=sys.stderr)
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(run)

@@ -54,7 +54,7 @@ def hull_size(points: torch.Tensor) -> torch.Tensor:
 
 def relative_points(source: torch.Tensor, driving: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     """Source points `(B, K, 2)` moved by what the driving ones moved since the first frame's, `start`, scaled by the
-    ratio of sizes (FOMM appendix A.3)."""
+    ratio of sizes (FOMM appendix A.3; the ratio is an option of its code and the rule of TPSMM's)."""
     return source + hull_size(source) / hull_size(start) * (driving - start)
 
 # %% ../nbs/26_keypoints.ipynb #c680f1e1
@@ -98,7 +98,7 @@ class KeypointDetector(nn.Module):
         heat, strength = (full_precision(x) for x in joined(features, self.heatmap, self.strength))
         heat = heat / self.temperature
         if self.home is not None:
-            heat = heat - (make_grid(height, width).to(heat) - self.home[:, None, None]).square().sum(-1) / (2
-                                                                                                             * HOME**2)
+            away = (make_grid(height, width).to(heat) - self.home[:, None, None]).square().sum(-1)
+            heat = heat - away / (2 * HOME**2)
         heat = normalised(heat)  # (B, K, h, w)
         return Keypoints(soft_argmax(heat), (strength * heat).sum((-2, -1)).sigmoid())

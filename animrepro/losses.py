@@ -102,9 +102,9 @@ def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 # %% ../nbs/32_losses.ipynb #8f9670fb
-def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor], weights: tuple[float,
-                                                                                        ...] = ()) -> torch.Tensor:
-    """Mean absolute difference of the discriminator's feature maps, averaged over layers (pix2pixHD Eq. 4) or, with
+def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor],
+                     weights: tuple[float, ...] = ()) -> torch.Tensor:
+    """Mean absolute difference of the discriminator's feature maps (pix2pixHD Eq. 4), averaged over layers or, with
     `weights`, a weighted sum over them."""
     return sum(w * (f - r).abs().mean() for w, f, r in zip(weights or [1 / len(fake)] * len(fake), fake, real))
 
@@ -190,13 +190,13 @@ class Criterion(nn.Module):
               first: bool = True) -> torch.Tensor:
         """The discriminator's own loss; prediction and maps are taken as given. `discriminator` may be a wrapper of
         our own, for several processes. The spectral norm moves on with the `first` part of a batch only."""
-        config, discriminator, both = self.config, discriminator or self.discriminator, torch.cat(
-            [prediction.detach(), target])
+        config, discriminator = self.config, discriminator or self.discriminator
+        both = torch.cat([prediction.detach(), target])
         discriminator.train(first)
         if config.discriminator != "stylegan2":
             fake, real = discriminator(both, None if beside is None else beside.detach().repeat(2, 1, 1, 1))[0].chunk(2)
-            return (least_squares_discriminator if config.discriminator == "least_squares" else hinge_discriminator)(
-                real, fake)
+            least_squares = config.discriminator == "least_squares"
+            return (least_squares_discriminator if least_squares else hinge_discriminator)(real, fake)
         fake, real = discriminator(both).chunk(2)
         loss = F.softplus(fake).mean() + F.softplus(-real).mean()
         if config.r1 and step % config.r1_every == 0:

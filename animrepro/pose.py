@@ -133,10 +133,9 @@ def drawn_poses(config: PoseConfig, first: int, count: int) -> tuple[torch.Tenso
 # %% ../nbs/35_pose.ipynb #2f2fb1ba
 def train_pose(config: PoseConfig) -> PuppetPose:
     "Trains on drawn puppets with changed contrast and brightness (CPU). Same config, same machine: same weights."
-    net, (frames, angles) = PuppetPose(config).to(memory_format=torch.channels_last), drawn_poses(
-        config, 0, config.clips)
-    optimiser, draw = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99),
-                                        weight_decay=0.01), rng(config.seed, "pose", "batches")
+    net, draw = PuppetPose(config).to(memory_format=torch.channels_last), rng(config.seed, "pose", "batches")
+    frames, angles = drawn_poses(config, 0, config.clips)
+    optimiser = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps, pct_start=0.05)
     for _ in tqdm(range(config.steps), "pose", unit="step", disable=None):
         rows, change = draw.integers(0, len(frames),

@@ -151,8 +151,8 @@ def directions(held: Sample) -> tuple[pd.DataFrame, float]:
     unit = lambda v: v / np.maximum(np.linalg.norm(v, axis=0), 1e-12)
     correlation = lambda shift: unit(x).T @ np.roll(unit(y), shift * len(y) // clips, axis=0)
     chance = [np.abs(correlation(shift)) for shift in range(1, clips)]
-    table = pd.DataFrame(correlation(0), columns=names, index=pd.RangeIndex(1, x.shape[1] + 1,
-                                                                            name="direction")).assign(spread=x.std(0))
+    numbers = pd.RangeIndex(1, x.shape[1] + 1, name="direction")
+    table = pd.DataFrame(correlation(0), columns=names, index=numbers).assign(spread=x.std(0))
     return table, float(np.quantile(chance, 0.95)) if chance else float("nan")
 
 # %% ../nbs/71_probe.ipynb #971a65fc

@@ -87,10 +87,11 @@ def scores_block(record: Evidence) -> str:
 FINDINGS = ("more_sources_psnr", "better_than_fomm", "tpsmm_l1", "lia_l1", "single_source_akd")
 
 def findings_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
-    "A line per finding: the claim, the verdict on it, and the first number behind it."
+    "A line per finding: the claim, the verdict on it, and the first number that decided it."
     found = {c.id: (c, v) for c, v in zip(claims, verdicts)}
     def line(c: Claim, v: Verdict) -> str:
-        first = next(((q, x) for q, x in zip(c.quantities, v.measured) if x), None)
+        known = [(q, x, word) for q, x, word in zip(c.quantities, v.measured, v.judged) if x]
+        first = next((k[:2] for k in known if k[2].startswith(v.word)), known[0][:2] if known else None)
         shown = f"; {first[0].label}: {summary(*first)}" if first else ""
         return f"- **{c.title}** ({c.paper}): [{said(c, v)}](results/record/claims.md#{c.id}){shown}"
     return "\n".join(line(*found[i]) for i in FINDINGS if i in found)
@@ -98,8 +99,9 @@ def findings_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
 # %% ../nbs/76_readme.ipynb #611f97be
 def picture_block(root: str | Path) -> str:
     "The animations of record, how long their methods trained, and whether the recipe is an older one."
-    text, rows = [], ("Upper row: pictures of a puppet, a driving video, the true frames, and what is redrawn. "
-                      "Lower row: the same puppet, driven by another one.")
+    text = []
+    rows = ("Upper row: pictures of a puppet, a driving video, the true frames, and what is redrawn. "
+            "Lower row: the same puppet, driven by another one.")
     for scale, name in (("standard", "puppets_standard"), ("quick", "puppets")):
         path = f"results/record/figures/{name}_animation.gif"
         if not (Path(root) / path).is_file(): continue

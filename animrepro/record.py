@@ -28,8 +28,8 @@ def git_state() -> dict:
     def ask(*words):
         try: return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired): return None
-    head, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no", "--", "animrepro",
-                                                  "params.yaml")
+    head = ask("rev-parse", "HEAD")
+    changed = ask("status", "--porcelain", "--untracked-files=no", "--", "animrepro", "params.yaml")
     if not head or not changed or head.returncode or changed.returncode: return dict(commit=None, clean=None)
     return dict(commit=head.stdout.strip(), clean=not changed.stdout.strip())
 

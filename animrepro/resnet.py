@@ -17,8 +17,8 @@ class BasicBlock(nn.Module):
     "Two 3 × 3 convolutions with a shortcut (He et al. 2015); halves the grid if `stride` is 2."
     def __init__(self, inputs: int, outputs: int, stride: int, norm: str):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, stride, 1,
-                                           bias=False), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn1, self.bn2 = NORMS[norm](outputs), NORMS[norm](outputs)
         self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False),
                                         NORMS[norm](outputs)) if stride == 2 else nn.Identity()

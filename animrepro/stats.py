@@ -88,8 +88,8 @@ def crossed_mean(
     table, frames = np.array([np.divide(*clip_sums(*r)) for r in rows]), sum(len(r[0]) for r in rows)
     S, C = table.shape
     if C < 2: return Interval(float(table.mean()) if C else float("nan"), float("nan"), float("nan"), C, frames)
-    by_seed, by_clip, rest = C * table.mean(1).var(ddof=1), S * table.mean(0).var(
-        ddof=1), table - table.mean(1)[:, None] - table.mean(0) + table.mean()
+    by_seed, by_clip = C * table.mean(1).var(ddof=1), S * table.mean(0).var(ddof=1)  # mean squares
+    rest = table - table.mean(1)[:, None] - table.mean(0) + table.mean()
     error = (rest**2).sum() / ((S - 1) * (C - 1))
     total = max(by_seed + by_clip - error, by_seed, by_clip)
     freedom = total**2 / max(by_seed**2 / (S - 1) + by_clip**2 / (C - 1) + error**2 / ((S - 1) * (C - 1)), 1e-300)

@@ -16,7 +16,7 @@ from .animate import animate_frames, load_sources
 from .apps import Panel
 from .checkpoint import load_weights, read_about
 from .cli import told
-from .core import UserError, extend, project_root, to_float, to_uint8
+from .core import UserError, extend, project_root, to_float, to_uint8, write_atomic
 from .data.catalog import PUPPET_FPS
 from .data.puppets import render, sample_identity, sample_motion
 from .data.video import VideoWriter, frame_rate, iterate_frames, probe, write_video
@@ -45,9 +45,10 @@ SUBJECT, ACTOR = 100_000, 100_001  # seeds of test clips
 def sample_files(folder: str | Path, frames: int = 48, size: int = 128) -> tuple[list[Path], Path]:
     "Writes three pictures of one puppet and a video of another one into `folder`."
     film = lambda who: render(sample_identity(who), sample_motion(who, frames), size).frames
-    subject, pictures = film(SUBJECT), [Path(folder) / f"puppet {i + 1}.png" for i in range(3)]
-    for path, t in zip(pictures, (0, frames // 3, 2 * frames // 3)): Image.fromarray(subject[t]).save(path)
-    return pictures, write_video(Path(folder) / "driving puppet.mp4", film(ACTOR), PUPPET_FPS)
+    subject, pictures = film(SUBJECT), [Path(folder) / f"puppet-{i + 1}.png" for i in range(3)]
+    for path, t in zip(pictures, (0, frames // 3, 2 * frames // 3)):
+        with write_atomic(path) as temp: Image.fromarray(subject[t]).save(temp)
+    return pictures, write_video(Path(folder) / "driving.mp4", film(ACTOR), PUPPET_FPS)
 
 # %% ../nbs/85_studio.ipynb #874f3da8
 def dotted(picture: np.ndarray, points: np.ndarray, strengths: np.ndarray | None = None) -> np.ndarray:

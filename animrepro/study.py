@@ -115,7 +115,7 @@ def clips_of(study: Study, trial: Trial) -> tuple[bytes, bytes]:
 def vote_file(study: Study, rater: str) -> Path:
     "Where a rater's votes are kept."
     if not re.fullmatch(r"[\w-]+", rater):
-        raise UserError(f"rater {rater!r}: not a usable name; take letters, digits and hyphens")
+        raise UserError(f"rater {rater!r}: not a usable name; use letters, digits, - and _")
     return Path(study.votes) / f"{rater}.jsonl"
 
 # %% ../nbs/83_study.ipynb #0af240b9
@@ -245,10 +245,8 @@ def all_votes(study: Study) -> pd.DataFrame:
 def results(study: Study) -> pd.DataFrame:
     """Per question: preference for the first method with its exact interval over votes and a bootstrap over pairs,
     share of left, agreement. NaN kappa is explained by `why`."""
-    method, lines, metrics = next(iter(study.methods)), [], {
-        question: metric
-        for metric, question in QUESTIONS[study.paper].items()
-    }
+    method, lines = next(iter(study.methods)), []
+    metrics = {question: metric for metric, question in QUESTIONS[study.paper].items()}
     for question, votes in all_votes(study).groupby("question", sort=False):
         chosen = (votes["chosen"] == method).to_numpy()
         value, low, high = preference(int(chosen.sum()), len(chosen))

@@ -55,9 +55,8 @@ class Blur(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels = x.shape[1]
-        return F.conv2d(x,
-                        self.kernel.to(x.dtype).expand(channels, 1, 4, 4), stride=self.stride, padding=self.pad,
-                        groups=channels)
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        return F.conv2d(x, kernel, stride=self.stride, padding=self.pad, groups=channels)
 
 # %% ../nbs/25_stylegan.ipynb #276d247c
 def blur_kernel(gain: float) -> torch.Tensor:
@@ -200,8 +199,9 @@ class StyleDiscriminator(nn.Module):
         widths = [channels(size >> i, ceiling, multiplier) for i in range(int(math.log2(size)) - 1)]
         self.first, last = ConvLayer(3, widths[0], 1), widths[-1]
         self.blocks = nn.Sequential(*(ResBlock(a, b) for a, b in zip(widths, widths[1:])))
-        self.last, self.hidden, self.score = ConvLayer(last + 1, last, 3), ConvLayer(last, last,
-                                                                                     4), EqualLinear(last, 1)
+        self.last = ConvLayer(last + 1, last, 3)
+        self.hidden = ConvLayer(last, last, 4)  # only its weights: called, it would pad, and 4 × 4 must become 1 × 1
+        self.score = EqualLinear(last, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.last(batch_spread(self.blocks(self.first(2 * images - 1))))

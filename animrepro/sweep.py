@@ -266,8 +266,9 @@ def score_table(bench: Bench, metrics: list[str]) -> pd.DataFrame:
     variant in the order of running, a column for each of `metrics` that was measured."""
     scores = pd.concat(bench.scores)
     scores = scores[scores.sources == scores.sources.min()]
-    text = lambda r: f"{r['mean']:.{MEASURES[r.name[1]].digits}f}" + (f" ± {r['std']:.{MEASURES[r.name[1]].digits}f}"
-                                                                      if r["std"] == r["std"] else "")
+    def text(r):
+        digits = MEASURES[r.name[1]].digits
+        return f"{r['mean']:.{digits}f}" + (f" ± {r['std']:.{digits}f}" if r["std"] == r["std"] else "")
     table = scores[scores.metric.isin(metrics)].groupby(["variant", "metric"]).value.agg(["mean", "std"]).apply(
         text, axis=1).unstack("metric")
     return table.loc[scores.variant.unique(), [m for m in metrics if m in table]]

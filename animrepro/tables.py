@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS', 'POOLED_COLUMNS', 'HEADS', 'DATASETS',
-           'DIGITS', 'MISSING', 'REASONS', 'Names', 'IW_SCORES', 'TPSMM_SCORES', 'LIA_SCORES', 'TABLES',
+           'DIGITS', 'MISSING', 'REASONS', 'Names', 'IW_SCORES', 'LIA_SCORES', 'TPSMM_SCORES', 'TABLES',
            'PICTURE_LOSSES', 'DISCRIMINATORS', 'VANISHED', 'UNASKED', 'BENCHES', 'FAULTS', 'SPEED', 'LATEX',
            'ALL_WEIGHTS', 'published', 'read_scores', 'shown_methods', 'run_folders', 'sweep_folders', 'scores_in',
            'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'names_of', 'variants', 'Contrast',
@@ -269,10 +269,8 @@ GAIN_COLUMNS = [
 def find_gains(scores: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """All differences of `contrasts` for every metric that all terms have. Without the rows of all runs there is a
     value and no interval."""
-    known, scored, lines = {
-        (s["run"], s["sources"], s["metric"]): s
-        for s in scores.to_dict("records")
-    }, by_frame(rows), []
+    known = {(s["run"], s["sources"], s["metric"]): s for s in scores.to_dict("records")}
+    scored, lines = by_frame(rows), []
     for c in contrasts(scores):
         frames = paired(c, scored) if all(t in scored for t in c.plus + c.less) else None
         for first, second in c.metrics():
@@ -320,8 +318,8 @@ def pool(scores: pd.DataFrame, gains: pd.DataFrame, rows: dict[str, pd.DataFrame
         groups.setdefault((sweep, *(line[k] for k in about)), []).append(line)
     found = []
     for (sweep, *_), part in groups.items():
-        line, values = part[0], [sample(*(p[k] for k in ("run", "sources", "metric", "minus")))
-                                 for p in part] if len(part) > 1 else []
+        line, values = part[0], []
+        if len(part) > 1: values = [sample(*(p[k] for k in ("run", "sources", "metric", "minus"))) for p in part]
         value = {k: line[k] for k in ("value", "low", "high", "clips", "frames")}
         if any(v is None for v in values):
             value |= dict(value=np.mean([p["value"] for p in part]), low=np.nan, high=np.nan,
@@ -356,8 +354,8 @@ class Evidence:
 
     def run_records(self, sweep: str = "") -> list[dict]:
         "The records of the main runs, or of the runs of a sweep."
-        kinds = (f"runs/{sweep}/*.json", f"ablations/{sweep}/*/run.json") if sweep else ("runs/*.json",
-                                                                                         "train/*/run.json")
+        kinds = ("runs/*.json", "train/*/run.json")
+        if sweep: kinds = (f"runs/{sweep}/*.json", f"ablations/{sweep}/*/run.json")
         return [self.read_json(p.relative_to(self.folder)) for kind in kinds for p in sorted(self.folder.glob(kind))]
 
 # %% ../nbs/73_tables.ipynb #3797a310
@@ -539,9 +537,9 @@ class Table:
         return variants(*self.parts)
 
 # %% ../nbs/73_tables.ipynb #04e60e99
-IW_SCORES, TPSMM_SCORES, LIA_SCORES = ["psnr", "l1", "lpips", "akd", "mkr", "fid",
-                                       "fd_alexnet"], ["l1", "akd", "mkr", "aed", "lpips", "psnr", "jitter",
-                                                       "flicker"], ["l1", "akd", "mkr", "aed", "lpips"]
+IW_SCORES = ["psnr", "l1", "lpips", "akd", "mkr", "fid", "fd_alexnet"]
+LIA_SCORES = ["l1", "akd", "mkr", "aed", "lpips"]
+TPSMM_SCORES = [*LIA_SCORES, "psnr", "jitter", "flicker"]
 TABLES = [
     Table("iw_table1", "Reconstruction from one source (IW, Table 1)", "IW", "1", ["method", "seed"], IW_SCORES),
     Table("iw_table2", "Reconstruction from several sources (IW, Table 2)", "IW", "2", ["method", "sources", "seed"],
@@ -602,8 +600,8 @@ def lines_of(table: Table, evidence: Evidence) -> pd.DataFrame:
 def in_sweep(lines: pd.DataFrame, table: Table) -> pd.Series:
     """Which lines are variants of a table, in a sweep that holds one of them besides `full`; and the copy that was
     scored beside them."""
-    sweep, own = sweep_of(lines), pd.Series([k in table.sweep for k in zip(lines["method"], lines["variant"])],
-                                            lines.index, dtype=bool)
+    sweep, keys = sweep_of(lines), zip(lines["method"], lines["variant"])
+    own = pd.Series([k in table.sweep for k in keys], lines.index, dtype=bool)
     return (own | (lines["method"] == "copy")) & sweep.isin(set(sweep[own & (lines["variant"] != "full")]) - {""})
 
 # %% ../nbs/73_tables.ipynb #042852db
@@ -689,8 +687,8 @@ def our_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
 def by_mode(part: pd.DataFrame) -> pd.DataFrame:
     "Scores of cross-identity animation with the mode as a column, in the place of one metric per mode."
     mode = {metric: mode for mode, metric in CROSS.items()}
-    return part.assign(mode=part["metric"].map(mode), metric="cross_psnr").sort_values(["method", "seed"],
-                                                                                       kind="stable")
+    part = part.assign(mode=part["metric"].map(mode), metric="cross_psnr")
+    return part.sort_values(["method", "seed"], kind="stable")
 
 # %% ../nbs/73_tables.ipynb #6b7197d5
 def notes(part: pd.DataFrame, metrics: list[str], cells: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
@@ -1058,8 +1056,8 @@ def record_rows(target: Path) -> dict[str, pd.DataFrame]:
 def renew(old: Evidence, scores: pd.DataFrame, rows: dict[str, pd.DataFrame], changed: set[str]) -> Evidence:
     """The record with `scores`, its gains computed from `rows`. Where rows are missing, a gain is kept if none of
     its runs has `changed`."""
-    gains, keys, stats = find_gains(scores, rows), ["run", "sources", "metric",
-                                                    "minus"], ["value", "low", "high", "clips", "frames"]
+    gains = find_gains(scores, rows)
+    keys, stats = ["run", "sources", "metric", "minus"], ["value", "low", "high", "clips", "frames"]
     touched = {(*c.plus[0], c.minus) for c in contrasts(scores) if {run for run, _ in c.plus + c.less} & changed}
     both = gains.merge(old.gains[keys + stats], on=keys, how="left", suffixes=("", "_old"))
     fresh = np.array([k in touched for k in zip(both["run"], both["sources"], both["minus"])], bool)

@@ -24,8 +24,8 @@ def make_volume(depth: int, height: int, width: int, align_corners: bool = False
 # %% ../nbs/24_volume.ipynb #56199a5f
 def warp_volume(volume: torch.Tensor, grid: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     "Reads volumes `(B, C, D, H, W)` trilinearly at positions `(B, d, h, w, 3)`: gives `(B, C, d, h, w)`; zero outside."
-    exact = torch.promote_types(volume.dtype, grid.dtype)  # half precision would move cells
-    return F.grid_sample(volume.to(exact), grid.to(exact), mode="bilinear", padding_mode="zeros",
+    dtype = torch.promote_types(volume.dtype, grid.dtype)  # half precision would move cells
+    return F.grid_sample(volume.to(dtype), grid.to(dtype), mode="bilinear", padding_mode="zeros",
                          align_corners=align_corners)
 
 def warp_volume_each(volume: torch.Tensor, grids: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
@@ -109,8 +109,8 @@ class LiftingHourglass(nn.Module):
     def __init__(self, width: int, levels: int, ceiling: int, depth: int, norm: str):
         super().__init__()
         widths = doubled(width, ceiling, levels)
-        self.depth, self.down = depth, nn.Sequential(*(PoolBlock(a, b, norm)
-                                                       for a, b in zip([3, *widths[1:]], widths[1:])))
+        self.depth = depth
+        self.down = nn.Sequential(*(PoolBlock(a, b, norm) for a, b in zip([3, *widths[1:]], widths[1:])))
         self.lift = conv(widths[-1], widths[-1] * depth, 1)
         self.up = nn.Sequential(*(GrowBlock3d(a, b, norm) for a, b in zip(widths[::-1], widths[-2::-1])))
 

@@ -15,8 +15,8 @@ from .core import exact
 def make_grid(height: int, width: int, align_corners: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     "Pixel centres `(H, W, 2)`, (x, y) in [-1, 1], on the CPU. Shared: do not write into it."
     def axis(n):
-        return torch.linspace(-1, 1, n,
-                              dtype=dtype) if align_corners else (2 * torch.arange(n, dtype=dtype) + 1) / n - 1
+        if align_corners: return torch.linspace(-1, 1, n, dtype=dtype)
+        return (2 * torch.arange(n, dtype=dtype) + 1) / n - 1
     with torch.inference_mode(False):  # a grid that inference made first must serve training too
         y, x = torch.meshgrid(axis(height), axis(width), indexing="ij")
         return torch.stack([x, y], -1)
@@ -25,8 +25,8 @@ def make_grid(height: int, width: int, align_corners: bool = False, dtype: torch
 def warp(images: torch.Tensor, grid: torch.Tensor, align_corners: bool = False, padding: str = "zeros") -> torch.Tensor:
     """Reads images `(B, C, H, W)` bilinearly at positions `(B, h, w, 2)`: gives `(B, C, h, w)`. `padding` is
     `zeros`, `border` or `reflection`."""
-    exact = torch.promote_types(images.dtype, grid.dtype)  # half precision would move pixels
-    found = F.grid_sample(images.to(exact), grid.to(exact), mode="bilinear", padding_mode=padding,
+    dtype = torch.promote_types(images.dtype, grid.dtype)  # half precision would move pixels
+    found = F.grid_sample(images.to(dtype), grid.to(dtype), mode="bilinear", padding_mode=padding,
                           align_corners=align_corners)
     # It puts channels outermost; what comes after computes in the order that the images have.
     return found if images.is_contiguous() else found.contiguous(memory_format=torch.channels_last)

@@ -188,7 +188,7 @@ def test_unprepared_data_unknown_method_and_no_project(project, tmp_path):
 
 
 def test_click_errors_are_one_line_too(project):
-    refused(call(project, "animate"), "Missing argument")
+    refused(call(project, "animate"), "animrepro animate: Missing argument")
     refused(call(project, "evaluate", "copy", "tiny", "--sources", "0"), "sources")
     refused(call(project, "dance"), "dance")
 
@@ -219,3 +219,12 @@ def test_real_clips_are_animated(project, shared, tmp_path):
     assert done.returncode == 0, done.stderr
     made, asked = probe(tmp_path / "out.mp4"), probe(driving)
     assert (made.frames, made.fps) == (asked.frames, asked.fps)
+
+
+def test_samples_can_be_animated(project, tmp_path):
+    "The first commands of README, with weights at hand."
+    written = call(project, "samples", tmp_path / "try").stdout.split()
+    assert [Path(p).name for p in written] == ["puppet-1.png", "puppet-2.png", "puppet-3.png", "driving.mp4"]
+    done = call(project, "animate", "run/weights.safetensors", "--source", written[0], "--source", written[1],
+                "--driving", written[3], "--out", tmp_path / "out.mp4")
+    assert done.returncode == 0 and (tmp_path / "out.mp4").stat().st_size > 1000

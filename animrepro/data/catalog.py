@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 from ..core import Count, Range, Seed, Side, UserError, cache_dir, rng, sha256, typed, usable_name, write_atomic
 from . import faces, puppets, web
-from .store import FrameStore, StoreWriter
+from .store import FrameStore, StoreWriter, not_prepared
 from .video import (CLOCKLESS_FPS, PICTURES, VIDEOS, frame_rate, is_strip, iterate_frames, natural_key,
     probe, read_frames, read_image)
 
@@ -365,8 +365,7 @@ def _first_videos(pieces: list[web.Piece], limit: int | None, shard: Shard) -> l
     together."""
     kept = {
         split: set(list(dict.fromkeys(p.video for p in pieces if p.split == split))[:limit])
-        for split in {p.split
-                      for p in pieces}
+        for split in {p.split for p in pieces}
     }
     videos = {}
     for piece in pieces:
@@ -486,8 +485,8 @@ class Prepared:
         faceless = (
             "" if self.faceless is None else f"; no face in {self.faceless} of {sum(self.frames.values())} frames"
         )
-        return f"{self.name}: clips " + ", ".join(f"{s} {n} ({self.frames[s]} frames)"
-                                                  for s, n in self.clips.items()) + published + faceless + skipped
+        splits = ", ".join(f"{s} {n} ({self.frames[s]} frames)" for s, n in self.clips.items())
+        return f"{self.name}: clips {splits}{published}{faceless}{skipped}"
 
 # %% ../../nbs/14_data.catalog.ipynb #6bf6aebe
 LISTINGS = {
@@ -539,8 +538,7 @@ def prepared(store: str | Path) -> Prepared:
     "The record of the data set whose frame store is `store`. `UserError` if it was not prepared."
     path = Path(store).with_suffix(".json")
     try: return typed(Prepared, json.loads(path.read_text(encoding="utf8")), str(path))
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: no such data set; prepare it first with `animrepro data prepare`") from e
+    except FileNotFoundError as e: raise not_prepared(path) from e
     except (UserError, ValueError) as e:
         raise UserError(f"{path}: not the record of a data set; delete it and prepare the data set again") from e
 

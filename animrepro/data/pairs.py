@@ -156,6 +156,6 @@ def loader(pairs: Pairs, batch: int, steps: range, rank: int = 0, ranks: int = 1
     "Batches of the given steps, in order. `batch` is the size over all ranks."
     if batch % ranks: raise UserError(f"batch size {batch} cannot be shared by {ranks} processes; choose a multiple")
     share = range(rank * batch // ranks, (rank + 1) * batch // ranks)
-    return torch.utils.data.DataLoader(pairs, batch_sampler=Addresses(steps,
-                                                                      share), collate_fn=collate, num_workers=workers,
-                                       pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)
+    return torch.utils.data.DataLoader(pairs, batch_sampler=Addresses(steps, share), collate_fn=collate,
+                                       num_workers=workers, persistent_workers=workers > 0,
+                                       pin_memory=torch.cuda.is_available())

@@ -36,7 +36,7 @@ class Motion:
     """Curves of T frames, one float32 array `(T,)` each. Angles in radians; `tx`, `ty` in half pictures; the rest in
     [0, 1] or [-1, 1]. `motion[ts]` picks frames."""
     yaw: np.ndarray         # turn to the right of the picture
-    pitch: np.ndarray       # nod, positive looks down
+    pitch: np.ndarray       # nod, positive looks up
     roll: np.ndarray
     tx: np.ndarray
     ty: np.ndarray
@@ -153,8 +153,8 @@ def _sample_face(draw: np.random.Generator) -> SimpleNamespace:
     skin = _mix(_SKIN[int(tone)], _SKIN[int(tone) + 1], tone % 1)
     return SimpleNamespace(a=u(0.385, 0.435), b=u(0.50, 0.55), c=u(0.45, 0.49), jaw=u(-0.10, 0.20), chin=u(0.03, 0.10),
                            skin=skin, blush=u(0.15, 0.5), nose_length=u(0.10, 0.15), nose_width=u(0.045, 0.068),
-                           nose_out=u(0.05, 0.10), ear=u(0.085, 0.115), neck=u(0.16,
-                                                                               0.21), light=_side(draw) * u(0.35, 0.6))
+                           nose_out=u(0.05, 0.10), ear=u(0.085, 0.115), neck=u(0.16, 0.21),
+                           light=_side(draw) * u(0.35, 0.6))
 
 # %% ../../nbs/10_data.puppets.ipynb #ee928ba5
 def _sample_eyes(draw: np.random.Generator) -> SimpleNamespace:
@@ -162,9 +162,9 @@ def _sample_eyes(draw: np.random.Generator) -> SimpleNamespace:
     iris = _pick(draw, _IRIS)
     return SimpleNamespace(x=u(0.155, 0.18), y=u(-0.06, -0.02), width=u(0.098, 0.118), up=u(0.062, 0.085),
                            low=u(0.034, 0.048), slant=u(-0.08, 0.12), radius=u(0.054, 0.064), left=iris,
-                           right=_pick(draw, _IRIS) if draw.random() < 0.15 else iris, shadow=u(0.05, 0.35), brow_y=u(
-                               0.125, 0.155), brow_thick=u(0.014, 0.028), brow_arch=u(0.015,
-                                                                                      0.05), brow_slant=u(-0.30, 0.12))
+                           right=_pick(draw, _IRIS) if draw.random() < 0.15 else iris, shadow=u(0.05, 0.35),
+                           brow_y=u(0.125, 0.155), brow_thick=u(0.014, 0.028), brow_arch=u(0.015, 0.05),
+                           brow_slant=u(-0.30, 0.12))
 
 # %% ../../nbs/10_data.puppets.ipynb #ca4f32e1
 def _sample_mouth(draw: np.random.Generator) -> SimpleNamespace:
@@ -214,8 +214,8 @@ def _sample_marks(draw: np.random.Generator, hair: SimpleNamespace) -> SimpleNam
 # %% ../../nbs/10_data.puppets.ipynb #94f9dbc8
 def _sample_clothes(draw: np.random.Generator) -> SimpleNamespace:
     hue, u = draw.uniform(0, 1), draw.uniform
-    return SimpleNamespace(main=_hsv(hue, u(0.3, 0.8), u(0.3, 0.9)), second=_hsv(hue + u(0.3, 0.7), u(0.2, 0.7),
-                                                                                 u(0.5, 0.98)),
+    return SimpleNamespace(main=_hsv(hue, u(0.3, 0.8), u(0.3, 0.9)),
+                           second=_hsv(hue + u(0.3, 0.7), u(0.2, 0.7), u(0.5, 0.98)),
                            kind=_pick(draw, ("plain", "stripes", "bars", "dots", "jacket")),
                            collar=_pick(draw, ("crew", "vee", "turtle")), width=u(0.66, 0.8), slope=u(0.10, 0.18),
                            badge=_side(draw) * (draw.random() < 0.7), badge_colour=_hsv(u(0, 1), 0.8, 0.95))
@@ -224,13 +224,13 @@ def _sample_clothes(draw: np.random.Generator) -> SimpleNamespace:
 def _sample_room(draw: np.random.Generator) -> SimpleNamespace:
     "Colours and objects of the background; it stands still through a clip."
     hue, u = draw.uniform(0, 1), draw.uniform
-    return SimpleNamespace(kind=_pick(draw, ("shelf", "window", "stripes", "dots", "frames", "tiles")), top=_hsv(
-        hue, u(0.12, 0.5), u(0.6, 0.95)), bottom=_hsv(hue + u(-0.1, 0.1), u(0.2, 0.6),
-                                                      u(0.35, 0.75)), accent=_hsv(hue + u(0.35, 0.65), u(0.35, 0.8),
-                                                                                  u(0.5, 0.95)), lines=u(3.2, 5.2),
-                           angle=u(-0.9, 0.9), plant=_side(draw) * (draw.random() < 0.6), lamp=_side(draw) *
-                           (draw.random() < 0.4), hues=draw.uniform(0, 1, 40).tolist(), sizes=draw.uniform(0, 1,
-                                                                                                           40).tolist())
+    return SimpleNamespace(kind=_pick(draw, ("shelf", "window", "stripes", "dots", "frames", "tiles")),
+                           top=_hsv(hue, u(0.12, 0.5), u(0.6, 0.95)),
+                           bottom=_hsv(hue + u(-0.1, 0.1), u(0.2, 0.6), u(0.35, 0.75)),
+                           accent=_hsv(hue + u(0.35, 0.65), u(0.35, 0.8), u(0.5, 0.95)),
+                           lines=u(3.2, 5.2), angle=u(-0.9, 0.9),
+                           plant=_side(draw) * (draw.random() < 0.6), lamp=_side(draw) * (draw.random() < 0.4),
+                           hues=draw.uniform(0, 1, 40).tolist(), sizes=draw.uniform(0, 1, 40).tolist())
 
 # %% ../../nbs/10_data.puppets.ipynb #f3617b71
 def sample_identity(seed: int) -> Identity:
@@ -420,8 +420,8 @@ def _room_objects(room: SimpleNamespace, X, Y, put) -> None:
         for px in (-0.78, 0.03):
             for py in (-0.86, -0.17):
                 put(box(x + px, py, x + px + 0.75, py + 0.63), _mix((0.45, 0.7, 0.95), (0.98, 0.8, 0.6), room.sizes[1]))
-        hill = (Y > 0.05 + 0.12 * np.sin(4 * X + 6 * room.sizes[2])) & box(x - 0.78, -0.86, x + 0.78,
-                                                                           0.46) & ~box(x - 0.03, -1, x + 0.03, 1)
+        pane, bar = box(x - 0.78, -0.86, x + 0.78, 0.46), box(x - 0.03, -1, x + 0.03, 1)
+        hill = (Y > 0.05 + 0.12 * np.sin(4 * X + 6 * room.sizes[2])) & pane & ~bar
         put(hill, _hsv(0.25 + 0.15 * room.sizes[3], 0.55, 0.5))
     if room.kind == "frames":
         for k, (x, y) in enumerate(((-0.68, -0.55), (0.68, -0.6), (-0.72, 0.25), (0.74, 0.22), (0.0, -0.72))):
@@ -543,8 +543,8 @@ def _light(pose: _Pose, hit: SimpleNamespace, axes: tuple, side: float):
     lamp = (side, -0.45, 0.75)
     to_head = [pose.R[0][i] * lamp[0] + pose.R[1][i] * lamp[1] + pose.R[2][i] * lamp[2] for i in range(3)]
     n = [q / a for q, a in zip(hit.q, axes)]
-    lit = (n[0] * to_head[0] + n[1] * to_head[1] + n[2] * to_head[2]) / np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]
-                                                                                + 1e-6)
+    along = n[0] * to_head[0] + n[1] * to_head[1] + n[2] * to_head[2]
+    lit = along / np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2] + 1e-6)
     return 0.82 + 0.22 * lit + 0.05 * np.minimum(hit.nz * 2, 1) - 0.05
 
 def _footprint(hit: SimpleNamespace, pixel: float):
@@ -859,8 +859,8 @@ def _hair_shape(who: Identity, hit: SimpleNamespace):
     line = h.line + 0.15 * np.minimum(np.abs(hit.turn - 0.6 * h.part), 1.3) ** 2
     if h.fringe: line = line + (h.fringe + 0.022 * np.sin(h.waves * hit.turn + h.phase)) * _soft(-turn, -0.85, -0.6)
     side = (h.side + 0.10 * _soft(hit.y, 0.0, 0.3) - turn) * h.axes[0] * hit.flat
-    nape = h.nape + 0.16 * _soft(turn, 1.0, 1.5) if h.style in ("short",
-                                                                "bun") else h.nape + 0.02 * np.sin(24 * hit.turn)
+    short = h.style in ("short", "bun")
+    nape = h.nape + (0.16 * _soft(turn, 1.0, 1.5) if short else 0.02 * np.sin(24 * hit.turn))
     return np.minimum(hit.y - line, np.maximum(side, hit.y - nape))
 
 # %% ../../nbs/10_data.puppets.ipynb #0b9ac613
@@ -949,8 +949,8 @@ def _landmarks(who: Identity, pose: _Pose, parts: np.ndarray) -> tuple[np.ndarra
     for name, (x, y) in _face_points(who, pose).items():
         x, y, z = _on_face(f, x, y)
         n = (x / f.a ** 2, y / f.b ** 2, z / f.c ** 2)
-        at[name], facing[name] = _project(pose,
-                                          (x, y, z)), pose.rotate(n)[2] / np.sqrt(n[0]**2 + n[1]**2 + n[2]**2) > 0.2
+        at[name] = _project(pose, (x, y, z))
+        facing[name] = pose.rotate(n)[2] / np.sqrt(n[0]**2 + n[1]**2 + n[2]**2) > 0.2
     for name, p in zip(("nose bridge", "nose tip"), _nose_points(who)):
         at[name], facing[name] = _project(pose, p), np.full_like(pose.sin_yaw, True, bool)
     for side, name in ((-1, "left"), (1, "right")):

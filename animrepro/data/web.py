@@ -432,8 +432,8 @@ def gather(pieces: list[Piece], source: Source, root: str | Path, size: int, wor
         if not clip_path(root / str(size), piece).is_file(): videos.setdefault(piece.video, []).append(piece)
     root.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"): clear_parts(root / str(size) / split)
-    need, free = disk_need((p for ps in videos.values() for p in ps), size,
-                           workers if videos else 0), shutil.disk_usage(root).free
+    need = disk_need((p for ps in videos.values() for p in ps), size, workers if videos else 0)
+    free = shutil.disk_usage(root).free
     if need > free:
         raise UserError(
             f"{root}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; choose another --root, a"

@@ -154,8 +154,8 @@ def evaluate_landmarks(net: LandmarkNet, clips: Iterable[Rendered]) -> LandmarkR
     errors, coordinate_errors, right, frames = [], [], [], 0
     for clip in clips:
         found = net.detect(to_float(clip.frames))
-        truth, seen = to_pixels(torch.from_numpy(clip.landmarks),
-                                *clip.frames.shape[1:3]), torch.from_numpy(clip.visible)
+        truth = to_pixels(torch.from_numpy(clip.landmarks), *clip.frames.shape[1:3])
+        seen = torch.from_numpy(clip.visible)
         errors.append(point_distance(found.points, truth)[seen])
         coordinate_errors.append(point_distance(found.points, truth, per_coordinate=True)[seen])
         right.append((found.confidence > 0.5) == seen)

@@ -108,8 +108,8 @@ def _measure(m: Measure, prediction, target, network, looks: dict) -> torch.Tens
     ours, theirs = looks[m.network, m.shown], looks[m.network, "target"]
     if m.metric == "aed": return embedding_distance(ours, theirs, m.distance == "squared")
     found, expected = ours.confidence >= m.threshold, theirs.confidence >= m.threshold
-    return mkr(found, expected) if m.metric == "mkr" else akd(ours.points, theirs.points, found
-                                                              & expected, m.distance == "per_coordinate")
+    if m.metric == "mkr": return mkr(found, expected)
+    return akd(ours.points, theirs.points, found & expected, m.distance == "per_coordinate")
 
 # %% ../../nbs/69_metrics.protocol.ipynb #00787c42
 @dataclass(frozen=True)

@@ -175,8 +175,8 @@ class DenseMotion(nn.Module):
 
     def forward(self, compressed: torch.Tensor, source: torch.Tensor, driving: torch.Tensor):
         shape = compressed.shape[-3:]
-        maps, heat = shifts(source, driving,
-                            shape), lambda points: gaussian_volumes(points, *shape, self.config.variance, True)
+        maps = shifts(source, driving, shape)
+        heat = lambda points: gaussian_volumes(points, *shape, self.config.variance, True)
         change = F.pad(heat(driving) - heat(source), (0, 0, 0, 0, 0, 0, 1, 0))  # nothing for the identity
         seen = torch.cat(
             [change[:, :, None], warp_volume_each(compressed, maps, self.config.align_corners)], 2).flatten(1, 2)

@@ -230,8 +230,8 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
 @extend(ImplicitWarping)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch (IW appendix D)."
-    deformation, n = random_deformation(batch.seeds, batch.driving.device,
-                                        criterion.config.deformation), len(batch.driving)
+    deformation = random_deformation(batch.seeds, batch.driving.device, criterion.config.deformation)
+    n = len(batch.driving)
     found = self.motion(torch.cat([batch.driving, deformation.images(batch.driving), batch.sources.flatten(0, 1)]))
     motion, deformed, source = found[:n], found[n:2 * n], self.prepare(batch.sources, found[2 * n:])
     rendering = self.render(source, motion, keep=self.keep(batch, source))

@@ -241,8 +241,8 @@ def transfer(self, source: Source, motion: GaussianKeypoints, start: GaussianKey
 def fit(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     "Maps `(B, C, h, w)` at the size of `like (..., H', W')`."
     size, mode = like.shape[-2:], self.config.interpolation
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode=mode,
-                                                              align_corners=False if mode == "bilinear" else None)
+    if maps.shape[-2:] == size: return maps
+    return F.interpolate(maps, size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
 @extend(MonkeyNet)
 def warped(self, level: torch.Tensor, flow: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
