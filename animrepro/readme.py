@@ -72,6 +72,8 @@ def papers_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
 def scores_block(record: Evidence) -> str:
     "PSNR and LPIPS from one and from three sources, by data set and method, mean over seeds: a Markdown table."
     lines = record.scores[(sweep_of(record.scores) == "") & record.scores["metric"].isin(["psnr", "lpips"])]
+    # the copy of a data set is the same at every scale
+    lines = lines[(lines["method"] != "copy") | ~lines.duplicated(["dataset", "method", "metric", "sources"])]
     wanted = [(metric, n) for metric in ("psnr", "lpips") for n in (1, 3)]
     heads = ["data", "method", *(f"{HEADS[m]}, {n} source{'s' * (n > 1)}" for m, n in wanted)]
     means, rows = lines.groupby(["dataset", "scale", "method", "metric", "sources"])["value"].mean(), []
@@ -81,7 +83,10 @@ def scores_block(record: Evidence) -> str:
         data = dataset if scale == "quick" else f"{dataset}, {scale}"
         # a name stands once, before its methods
         rows.append([data * (data not in {r[0] for r in rows}), title_of(method), *cells])
-    return markdown_lines(heads, rows) if rows else "Nothing is recorded yet."
+    if not rows: return "Nothing is recorded yet."
+    kinds = {"puppets": "drawn heads", "actions": "72 clips of people"}
+    what = "; ".join(f"*{k}*: {v}" for k, v in kinds.items() if k in set(lines["dataset"]))
+    return markdown_lines(heads, rows) + f"\n\n{what}." * bool(what)
 
 # %% ../nbs/76_readme.ipynb #675acc78
 FINDINGS = ("more_sources_psnr", "better_than_fomm", "tpsmm_l1", "lia_l1", "single_source_akd")
