@@ -79,8 +79,9 @@ class CrossAttention(nn.Module):
         self.extra_value = nn.Parameter(torch.zeros(extra, outputs))
         self.extra_pixel = nn.Parameter(torch.zeros(extra, 3))
         # Hidden width is a choice: the paper draws the MLP without numbers.
-        self.mlp = nn.Sequential(nn.Linear(2 * width
-                                           + 3, outputs), nn.ReLU(), nn.Linear(outputs, outputs)) if residual else None
+        self.mlp = None
+        if residual:
+            self.mlp = nn.Sequential(nn.Linear(2 * width + 3, outputs), nn.ReLU(), nn.Linear(outputs, outputs))
 
     def seeded_start(self, generator: torch.Generator):
         """Extra keys start as noise as long as a position embedding, so that they compete with real keys from the

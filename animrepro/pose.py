@@ -138,10 +138,10 @@ def train_pose(config: PoseConfig) -> PuppetPose:
     optimiser = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps, pct_start=0.05)
     for _ in tqdm(range(config.steps), "pose", unit="step", disable=None):
-        rows, change = draw.integers(0, len(frames),
-                                     config.batch), torch.from_numpy(draw.uniform(-1, 1,
-                                                                                  (2, config.batch, 3, 1, 1))).float()
-        loss = (net((frames[rows] - 0.5) * (1 + 0.25 * change[0]) + 0.5 + 0.1 * change[1]) - angles[rows]).abs().mean()
+        rows = draw.integers(0, len(frames), config.batch)
+        contrast, brightness = torch.from_numpy(draw.uniform(-1, 1, (2, config.batch, 3, 1, 1))).float()
+        changed = (frames[rows] - 0.5) * (1 + 0.25 * contrast) + 0.5 + 0.1 * brightness
+        loss = (net(changed) - angles[rows]).abs().mean()
         optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
     return net.eval().requires_grad_(False)
 
