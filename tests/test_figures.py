@@ -1,16 +1,18 @@
 "write_figures makes every file that the README and the claims refer to."
 import json
+from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from animrepro.core import UserError, load_params, to_uint8
 from animrepro.data.catalog import dataset_entry, prepare
+from animrepro.data.puppets import render
 from animrepro.data.store import FrameStore
 from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, run_name, save_rows, save_table, summarise
 from animrepro.checkpoint import load_weights
 from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of,
     continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
-    look_inside, masks_figure, masks_of, painted, pose_gaps, reconstruction_rows, references, shown_by, spread_of,
-    sources_figure, weights_by_kind, write_figures)
+    look_inside, masks_figure, masks_of, painted, pose_gaps, puppet_of, reconstruction_rows, references, shown_by,
+    sources_figure, spread_of, strength_numbers, strength_table, weights_by_kind, write_figures)
 from animrepro.models.contract import create_model, methods
 from animrepro.train import method_config, train
 from animrepro.warp import make_grid
@@ -105,6 +107,30 @@ def test_every_figure_is_there(figures):
     for name in pictures:
         with Image.open(figures / f"tiny_{name}.png") as picture:
             assert min(picture.size) > 150 and round(picture.info["dpi"][0]) == 150
+
+
+class Glued:
+    "Keypoints on the true landmarks of one test clip after the other, as strong as these are visible; or all adrift."
+    def __init__(self, store, adrift=0.0):
+        self.truths = [render(*puppet_of(store.clips[c]), store.size) for c in store.split("test")]
+        self.adrift = adrift
+
+    def motion(self, frames):
+        truth = self.truths.pop(0)
+        away = self.adrift * torch.arange(len(frames)).view(-1, 1, 1)
+        return SimpleNamespace(points=torch.from_numpy(truth.landmarks) + away,
+                               strengths=torch.from_numpy(truth.visible).float())
+
+
+def test_strength_is_compared_with_the_visibility_of_the_place_under_a_keypoint(tmp_path):
+    entry = dict(kind="puppets", scale="smoke", size=64, train=1, test=6, frames=32, seed=7)
+    prepare("some", dataset_entry("some", {"some": entry}), tmp_path / "some.zip")
+    store = FrameStore(tmp_path / "some.zip")
+    table = strength_table(Glued(store), store)
+    found = strength_numbers(table)
+    assert found["compared"] > 20 and found["low"] > 0.1 and found["strength_visible"] > found["strength_hidden"] + 0.1
+    assert len(table) == 6 * 32 * found["keypoints"] and table[table.follows].groupby("clip").visible.mean().min() > 0.3
+    assert strength_numbers(strength_table(Glued(store, adrift=0.1), store))["follows"] < found["follows"] / 4
 
 
 def test_animation_has_all_frames_and_loops(figures):
