@@ -20,7 +20,7 @@ from .evaluate import run_name
 from .judge import WORDS, Rule, beats_copy, combine, judge, power, spread_tolerance
 from .models.contract import create_model
 from .stats import Interval
-from .tables import Evidence, cell, find_gains, read_evidence, sweep_of, title_of
+from .tables import Evidence, as_gain, cell, find_gains, read_evidence, sweep_of, title_of
 
 # %% ../nbs/75_claims.ipynb #6442000d
 @dataclass
@@ -123,11 +123,13 @@ def find_bar(quantity: Quantity, line: pd.Series, evidence: Evidence) -> str:
     """Why the base of a comparison in a sweep, of which `line` tells, is not worth comparing with; empty where it
     beats copying."""
     sweep, base = line["run"].rpartition("/")[0], quantity.minus
-    over = select(evidence.pooled, True, dataset=line["dataset"], scale=line["scale"],
-                  method=base.get("method",
-                                  quantity.method), variant=base["variant"], metric="psnr", minus="method=copy")
-    over = over[sweep_of(over) == sweep]
-    return beats_copy(None if over.empty else as_interval(over.iloc[0]))
+    base = dict(method=base.get("method", quantity.method), variant=base["variant"])
+    def over_copy(metric):
+        over = select(evidence.pooled, True, dataset=line["dataset"], scale=line["scale"], **base, metric=metric,
+                      minus="method=copy")
+        over = over[sweep_of(over) == sweep]
+        return None if over.empty else as_gain(metric, as_interval(over.iloc[0]))
+    return beats_copy(over_copy("psnr"), over_copy(quantity.metric))
 
 # %% ../nbs/75_claims.ipynb #29df1095
 def exact(value: float) -> Interval:
@@ -421,7 +423,7 @@ HOW = (
         " rule, contradicted where no part of it does, else unresolved, and then the smallest effect is given that the"
         " design would see in four cases of five. Parts that are reproduced and others that are contradicted make a"
         " claim mixed. Comparisons inside a sweep are not tested where the base does not clearly beat the copy of the"
-        " source in PSNR."
+        " source in PSNR, or is clearly worse than the copy in the metric compared."
     ),
     (
         "AKD is the mean Euclidean distance in pixels; the code of the FOMM family takes the mean of |dx| and |dy|,"

@@ -916,7 +916,8 @@ def gains_over_base(table: Table, evidence: Evidence, sweep: str, metric: str) -
     """The differences between variants of a sweep and, in a table of several numbers of sources, what each further
     one adds."""
     lines = evidence.pooled[sweep_of(evidence.pooled) == sweep].query("metric == @metric and minus != ''")
-    over, counts, found = gains_over_copy(table, evidence, sweep, "psnr"), sorted(set(lines.sources)), []
+    over, over_in = (gains_over_copy(table, evidence, sweep, m) for m in ("psnr", metric))
+    counts, found = sorted(set(lines.sources)), []
     for _, line in sorted(lines.iterrows(), key=lambda x: table.sweep.index((x[1].method, x[1].variant))):
         terms = dict(term.split("=") for term in line.minus.split(", "))
         base = terms.get("method", line.method), terms.get("variant", line.variant)
@@ -926,8 +927,8 @@ def gains_over_base(table: Table, evidence: Evidence, sweep: str, metric: str) -
             name += f" over {variant_label(table, *base)}" + f", {line.sources} sources" * (line.sources > 1)
         elif not table.one_source and terms.get("sources") == str(fewer): name += f": {line.sources} over {fewer}"
         else: continue
-        ahead = over[base].interval if base in over else None
-        found.append(read_arm(line, name, evidence, not beats_copy(ahead)))
+        ahead, ahead_in = (o[base].interval if base in o else None for o in (over, over_in))
+        found.append(read_arm(line, name, evidence, not beats_copy(ahead, ahead_in)))
     return found
 
 # %% ../nbs/74_figures.ipynb #7208f391

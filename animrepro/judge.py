@@ -70,11 +70,13 @@ def power(value: Interval, digits: int = 2) -> str:
 # %% ../nbs/72_judge.ipynb #a7304239
 NO_BETTER_THAN_COPY = "the base does not clearly beat copying"
 
-def beats_copy(over_copy: Interval | None) -> str:
-    """Empty where a base beats the copy of the source, of which `over_copy` is its gain in PSNR; else the reason why
+def beats_copy(over_copy: Interval | None, in_metric: Interval | None = None) -> str:
+    """Empty where a base beats the copy of the source, of which `over_copy` is its gain in PSNR, and is not clearly
+    worse in the metric compared, in which its gain, positive where it is better, is `in_metric`; else the reason why
     nothing is tested on it."""
     if over_copy is None: return "no copy of the source was scored beside these runs"
-    if over_copy.low > 0: return ""
+    if over_copy.low > 0:
+        return "the base is clearly worse than copying in this metric" if in_metric and in_metric.high < 0 else ""
     if np.isnan(over_copy.low):
         return f"the base beats copying by {over_copy.value:+.2f} dB, but without rows of its runs there is no interval"
     return f"{NO_BETTER_THAN_COPY} ({over_copy.value:+.2f} [{over_copy.low:+.2f}, {over_copy.high:+.2f}] dB)"

@@ -9,10 +9,10 @@ __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS
            'ALL_WEIGHTS', 'published', 'read_scores', 'shown_methods', 'run_folders', 'sweep_folders', 'scores_in',
            'collect', 'in_order', 'sweep_of', 'titles', 'title_of', 'place', 'names_of', 'variants', 'Contrast',
            'within', 'between', 'contrasts', 'row_files', 'read_rows', 'by_frame', 'paired', 'find_gains',
-           'find_samples', 'pool', 'Evidence', 'read_evidence', 'read_sweep', 'Block', 'cell', 'name_variant',
-           'name_opponent', 'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant', 'study_blocks',
-           'name_criterion', 'tell_criteria', 'our_blocks', 'by_mode', 'notes', 'missing_block', 'printed_notes',
-           'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks',
+           'find_samples', 'pool', 'Evidence', 'read_evidence', 'read_sweep', 'Block', 'as_gain', 'cell',
+           'name_variant', 'name_opponent', 'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant',
+           'study_blocks', 'name_criterion', 'tell_criteria', 'our_blocks', 'by_mode', 'notes', 'missing_block',
+           'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks',
            'calibration_blocks', 'read_speed', 'number', 'speed_blocks', 'markdown_lines', 'to_markdown',
            'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_forms', 'headline',
            'write_blocks', 'write_tables', 'merge', 'record_rows', 'renew', 'promote', 'seal', 'changed_numbers',
@@ -21,7 +21,7 @@ __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS
 # %% ../nbs/73_tables.ipynb #1bdcbfae
 import datetime, itertools, json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -432,6 +432,11 @@ DATASETS = {
     "germanpublictv": "VoxCeleb motion on GermanPublicTV faces"
 }
 DIGITS = {"lpips": 3, "lpips_squeeze": 3, "mkr": 3, "mkr_mtcnn": 3}
+
+def as_gain(metric: str, difference: Interval | None) -> Interval | None:
+    "A difference of two scores with the sign that makes better positive."
+    if difference is None or "↓" not in HEADS.get(metric, ""): return difference
+    return replace(difference, value=-difference.value, low=-difference.high, high=-difference.low)
 
 # %% ../nbs/73_tables.ipynb #eae4bfae
 MISSING = "not available"

@@ -7,8 +7,8 @@ from conftest import ROOT
 from animrepro.core import UserError
 from animrepro.evaluate import METRICS
 from animrepro.stats import Interval
-from animrepro.sweep import (MEASURES, Bench, compare, notebook_parameters, open_bench, parse_parameter, run_notebook,
-    run_variant, verdict)
+from animrepro.sweep import (MEASURES, Bench, compare, notebook_parameters, open_bench, paired_gain, parse_parameter,
+    run_notebook, run_variant, verdict)
 
 ABLATIONS = sorted((ROOT / "nbs" / "ablations").glob("*.ipynb"))
 
@@ -119,8 +119,10 @@ def test_a_gain_is_positive_where_the_first_is_better(bench):
 def test_a_verdict_of_a_distance_turns_the_sign_once(bench):
     words = {m: verdict("k2 is better", *compare(bench, ("k2", 1), ("k5", 1), m), m) for m in ("psnr", "akd")}
     assert words["psnr"].startswith("k2 is better: reproduced (gain +1.00 dB, 95 % interval")
-    assert words["akd"].startswith("k2 is better: contradicted (gain -0.100 px, 95 % interval")
+    assert words["akd"].startswith("k2 is better: not tested (the base is clearly worse than copying in this metric; gain")
     assert "by seed -0.100, -0.100)." in words["akd"]
+    judged = verdict("k2 is better", *paired_gain(bench, ("k2", 1), ("k5", 1), "akd"), metric="akd")
+    assert judged.startswith("k2 is better: contradicted (gain -0.100 px, 95 % interval")
 
 
 @pytest.mark.parametrize("metric, numbers", [("psnr", "gain +0.01 dB,"), ("l1", "gain +0.01 levels,"),
