@@ -86,14 +86,15 @@ class StoreWriter:
             self._write(f"{first + int(clip):05d}/{frame}", data)
         self.clips += store.clips
 
-# %% ../../nbs/12_data.store.ipynb #20a8d3a4
-# of archive or picture
-_DAMAGE = (zipfile.BadZipFile, KeyError, ValueError, OSError, SyntaxError, RuntimeError, zlib.error)
-
+# %% ../../nbs/12_data.store.ipynb #e07848db
 def not_prepared(path: Path) -> UserError:
     "What is said where the files of a data set are missing."
     return UserError(f"{path}: no such data set; make it with `animrepro data prepare {path.stem}`, and --root DIR for"
                      " videos of your own")
+
+# %% ../../nbs/12_data.store.ipynb #20a8d3a4
+# of archive or picture
+_DAMAGE = (zipfile.BadZipFile, KeyError, ValueError, OSError, SyntaxError, RuntimeError, zlib.error)
 
 class FrameStore:
     "Random access to the frames of a store. Errors: `UserError` if `path` is missing, damaged or no frame store."
