@@ -93,7 +93,7 @@ def test_every_method_says_who_it_is():
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_presets_of_params_are_those_that_the_method_names(name):
     sections = load_params().methods[name]
-    assert set(sections) == set(METHODS[name].presets)
+    assert set(sections) - {"ablation"} == set(METHODS[name].presets)  # sweeps train some methods only
     for scale in sections:
         typed(METHODS[name].Config, method_config(load_params().methods, name, scale).model, f"{name}.{scale}")
 
