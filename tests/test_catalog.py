@@ -307,7 +307,7 @@ def test_output_cannot_be_written(tmp_path):
 
 
 def test_not_prepared(tmp_path):
-    refused(lambda: prepared(tmp_path / "none.zip"), "prepare it first")
+    refused(lambda: prepared(tmp_path / "none.zip"), "make it with `animrepro data prepare none`")
     (tmp_path / "bad.json").write_text("{}")
     refused(lambda: prepared(tmp_path / "bad.zip"), "not the record")
 
