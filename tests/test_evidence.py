@@ -559,7 +559,8 @@ def test_verdicts_on_methods_and_their_components(three):
     write_tables(three)
     found = verdicts(three)
     good = {
-        "better_than_fomm", "tpsmm_l1", "tpsmm_motion", "tpsmm_same_size", "tpsmm_dropout", "tpsmm_masks", "tpsmm_background_loss", "tpsmm_warp_loss", "tpsmm_avd"
+        "better_than_fomm", "tpsmm_l1", "tpsmm_motion", "tpsmm_same_size", "tpsmm_dropout", "tpsmm_masks",
+        "tpsmm_background_loss", "tpsmm_warp_loss", "tpsmm_avd"
     }
     assert not {c: found[c] for c in good if found[c] != "reproduced"}
     absent = ("tpsmm_better_than_mraa", "tpsmm_continuity", "tpsmm_people_prefer", "better_than_fv2v", "tpsmm_dimension")

@@ -192,7 +192,7 @@ def test_a_copy_for_inference_draws_the_same_frames(monkeypatch):
     for name in ("animrepro.inference.FEWEST_CHANNELS", "animrepro.inference.FEWEST_PIXELS",
                  "animrepro.stylegan.FEWEST_CHANNELS", "animrepro.stylegan.UP_FROM"):
         monkeypatch.setattr(name, 2)
-    monkeypatch.setattr("animrepro.hourglass.FOLDED_FROM", {True: 1024, False: 2})
+    monkeypatch.setattr("animrepro.hourglass.FOLDED_FROM_AT_HAND", 2)
     norms = {
         "fomm": dict(norm="batch", generator_norm="batch"),
         "tpsmm": dict(norm="instance", inpainting_norm="instance", resnet_norm="batch")
