@@ -243,9 +243,8 @@ def paired_gain(bench: Bench, a: tuple[str, int], b: tuple[str, int], metric: st
 def compare(bench: Bench, a: tuple[str, int], b: tuple[str, int], metric: str = "psnr") -> Gain:
     """The gain of (variant, number of sources) `a` over the base `b`, which is barred unless it beats copying in PSNR
     and is not clearly worse than copying in `metric`."""
-    over_copy = [None, None]
-    if ("copy", 0) in bench.tables:
-        over_copy = [paired_gain(bench, b, ("copy", b[1]), m)[0] for m in ("psnr", metric)]
+    copied = bench.tables.get(("copy", 0), ())  # not in every metric: a copy has no relative mode
+    over_copy = [paired_gain(bench, b, ("copy", b[1]), m)[0] if m in copied else None for m in ("psnr", metric)]
     return Gain(*paired_gain(bench, a, b, metric), beats_copy(*over_copy))
 
 # %% ../nbs/80_sweep.ipynb #4f888a6a
