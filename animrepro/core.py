@@ -291,7 +291,8 @@ def load_network(path: str | Path, network: type, config: type, kind: str, remed
     try:
         made = network(typed(config, json.loads(about["config"]), str(path)))
         made.load_state_dict(state)
-    except (ValueError, RuntimeError) as e: raise UserError(f"{path}: does not hold what it says; {remedy}") from e
+    except (KeyError, ValueError, RuntimeError) as e:
+        raise UserError(f"{path}: does not hold what it says; {remedy}") from e
     return made.eval(), about
 
 # %% ../nbs/00_core.ipynb #dee6a38a

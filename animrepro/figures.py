@@ -45,8 +45,8 @@ from .models import lia
 from .probe import Probe, concentration, probe
 from .record import write_json
 from .stats import Interval, bootstrap_mean, crossed_mean
-from .tables import GAIN_COLUMNS, TABLES, Evidence, Table, in_sweep, name_variant, names_of, place, pool
-from .tables import read_sweep, shown_methods, sweep_folders, sweep_of, title_of
+from .tables import GAIN_COLUMNS, TABLES, Evidence, Table, as_gain, in_sweep, name_variant, names_of, place
+from .tables import pool, read_sweep, shown_methods, sweep_folders, sweep_of, title_of
 from .warp import make_grid, warp
 
 # %% ../nbs/74_figures.ipynb #d589cd53
@@ -896,8 +896,8 @@ def read_arm(line: pd.Series, name: str, evidence: Evidence, judged: bool = True
     keys, better = ["method", "variant", "sources", "metric", "minus"], 1 if "↑" in SOURCE_METRICS[line.metric] else -1
     here = evidence.gains[sweep_of(evidence.gains) == line.run.rpartition("/")[0]]
     seeds = better * here[(here[keys] == line[keys]).all(axis=1)].value.to_numpy(float)
-    low, high = sorted((better * line.low, better * line.high))
-    return Arm(name, seeds, Interval(better * line.value, low, high, line.clips, line.frames), judged)
+    interval = Interval(line.value, line.low, line.high, line.clips, line.frames)
+    return Arm(name, seeds, as_gain(line.metric, interval), judged)
 
 def variant_label(table: Table, method: str, variant: str) -> str:
     "A variant as the figure of its table names it, in few words."

@@ -183,8 +183,9 @@ class Tpsmm(Animator):
         self.check_size(config.size, config.size)
         widths = doubled(config.features, config.features_ceiling, config.down)
         self.detector = PointRegressor(config.transforms, config.resnet_width, config.resnet_norm)
-        looks = lambda: BackgroundPredictor(ResNet18(6, 6, config.resnet_width, config.resnet_norm))
-        self.background = looks() if config.background else None
+        self.background = None
+        if config.background:
+            self.background = BackgroundPredictor(ResNet18(6, 6, config.resnet_width, config.resnet_norm))
         self.dense, self.small = DenseMotion(config), Downsample(config.step)
         self.first = SameBlock(3, widths[0], config.inpainting_norm, 7)
         self.down = nn.ModuleList(down_blocks(widths, config.inpainting_norm))
