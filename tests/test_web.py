@@ -31,6 +31,7 @@ class Web:
     or 'halve' to hang up once in the middle."""
     def __init__(self, root: Path):
         self.root, self.moods, self.asked, self.busy, self.most, self.slow = root, {}, [], 0, 0, lambda path: None
+        self.lock = threading.Lock()
         root.mkdir()
         outer = self
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -43,9 +44,11 @@ class Web:
     def answer(self, to):
         path, start = to.path.split("?")[0][1:], int(to.headers.get("Range", "bytes=0-")[6:].split("-")[0])
         self.asked.append((path, start))
-        self.busy += 1
-        self.most = max(self.most, self.busy)
+        with self.lock:
+            self.busy += 1
+            self.most = max(self.most, self.busy)
         self.slow(path)
+        with self.lock: self.busy -= 1  # before the answer: whoever has it may ask for the next at once
         mood = self.moods.get(path, [])
         code = mood.pop(0) if len(mood) > 1 else (mood or [200])[0]
         file = self.root / path
@@ -59,7 +62,6 @@ class Web:
             to.end_headers()
             to.wfile.write(data[start:start + (len(data) - start) // 2] if code == "halve" else data[start:])
         else: to.send_error(code)
-        self.busy -= 1
 
     def times(self, path): return sum(p == path for p, _ in self.asked)
 
