@@ -474,21 +474,25 @@ def send_codes(model, driving: str, codes: Path, precision: str):
 @click.option("--scale", default="paper", show_default=True,
               help="Section of params.yaml: architecture and, with --train, losses and batch.")
 @click.option("--train", is_flag=True, help="Also measure training steps.")
+@click.option("--keypoints", is_flag=True, help="Also compare a frame of few keypoints with one of many.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
 @click.option("--out", type=Output(),
-              help="CSV to write, with a figure of that name beside it [default: results/run/speed.csv].")
-def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], scale: str, train: bool, precision: str,
-          device: str | None, out: Path | None):
+              help="CSV to write; figure, and JSON of --keypoints, beside it [default: results/run/speed.csv].")
+def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], scale: str, train: bool, keypoints: bool,
+          precision: str, device: str | None, out: Path | None):
     """Frames per second of METHODS (default: all that have the scale), how far from the machine's limit, and how much
     memory. Beside the authors' code where ANIMREPRO_REFERENCE_TPSMM, _FOMM or _LIA names a clone of it."""
     import pandas as pd
-    from animrepro.bench import COLUMNS, Setting, bench, bench_training, machine_rates
+    from animrepro.bench import (COLUMNS, FEW, MANY, Setting, bench, bench_training, keypoint_cost, machine,
+                                 machine_rates)
     from animrepro.core import load_params, project_root
     from animrepro.evaluate import save_table
     from animrepro.figures import save_figure, speed_figure
+    from animrepro.models.contract import method_class
+    from animrepro.record import write_json
     from animrepro.train import method_config
-    params, device, rows = load_params().methods, pick_device(device).type, []
+    params, device, rows, costs = load_params().methods, pick_device(device).type, [], {}
     configs = {m: method_config(params, m, scale) for m in methods or [m for m in params if scale in params[m]]}
     if not configs: raise click.UsageError(f"--scale {scale}: no method of params.yaml has such a section; use another")
     out = out or project_root() / RUN / "speed.csv"
@@ -498,6 +502,10 @@ def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], scale: 
             setting = Setting(method, config, size, count, device, precision)
             rows += bench(setting, rates, authors=count == 1 and scale == "paper")
         if train: rows.append(bench_training(setting, rates))
+        if keypoints and hasattr(method_class(method).Config, "keypoints"):
+            cost = keypoint_cost(Setting(method, config, size, 1, device, precision))
+            costs |= {method: cost.pop("ratio")} | {f"{method}_{name}": value for name, value in cost.items()}
+            write_json(out.with_suffix(".json"), dict(machine=machine(device), size=size, few=FEW, many=MANY, **costs))
         table = pd.DataFrame(rows, columns=COLUMNS)
         save_table(out, table)
         save_figure(out.with_suffix(".png"), speed_figure(table))

@@ -13,10 +13,10 @@ __all__ = ['OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'GAIN_COLUMNS
            'name_variant', 'name_opponent', 'name_keys', 'grid', 'Table', 'lines_of', 'in_sweep', 'by_variant',
            'study_blocks', 'name_criterion', 'tell_criteria', 'our_blocks', 'by_mode', 'notes', 'missing_block',
            'printed_notes', 'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks',
-           'calibration_blocks', 'read_speed', 'number', 'speed_blocks', 'markdown_lines', 'to_markdown',
-           'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text', 'write_forms', 'headline',
-           'write_blocks', 'write_tables', 'merge', 'record_rows', 'renew', 'promote', 'seal', 'changed_numbers',
-           'log_change', 'training_folder', 'copy_record', 'copy_weights']
+           'calibration_blocks', 'read_speed', 'number', 'read_keypoint_cost', 'cost_block', 'speed_blocks',
+           'markdown_lines', 'to_markdown', 'escape_latex', 'to_latex', 'to_long', 'write_bytes', 'write_text',
+           'write_forms', 'headline', 'write_blocks', 'write_tables', 'merge', 'record_rows', 'renew', 'promote',
+           'seal', 'changed_numbers', 'log_change', 'training_folder', 'copy_record', 'copy_weights']
 
 # %% ../nbs/73_tables.ipynb #1bdcbfae
 import datetime, itertools, json
@@ -890,8 +890,23 @@ def number(value) -> str:
     if isinstance(value, str): return value
     return "–" if np.isnan(value) else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
+def read_keypoint_cost(evidence: Evidence) -> dict:
+    "What `animrepro bench --keypoints` measured, by the names that claims know; empty where it did not."
+    return evidence.read_json("speed.json") or evidence.read_json("tables/speed.json")
+
+def cost_block(title: str, found: dict) -> Block:
+    "What more keypoints cost, a line per method."
+    few, many = found["few"], found["many"]
+    rows = [{"method": title_of(m), f"{few} keypoints (s)": number(found[f"{m}_few_s"]),
+             f"{many} keypoints (s)": number(found[f"{m}_many_s"]),
+             "ratio": f"{found[m]:.2f} [{found[f'{m}_low']:.2f}, {found[f'{m}_high']:.2f}]"}
+            for m in methods() if m in found]
+    return Block(f"{title}: frame by number of keypoints, {found['size']} × {found['size']}, {found['machine']}",
+                 pd.DataFrame(rows), (f"Measured in turns, one source. Time in proportion would be {many / few:g}; in"
+                                      " brackets: 95 % interval over turns.",))
+
 def speed_blocks(title: str, evidence: Evidence) -> list[Block]:
-    "Time, rate, distance from the limit and memory: a block per machine and kind of work."
+    "Time, rate, distance from the limit and memory: a block per machine and kind of work, and one of keypoints."
     lines, blocks = read_speed(evidence.folder), []
     for (machine, work), part in lines.groupby(["machine", "work"], sort=False) if len(lines) else ():
         kept = [c for c in SPEED if part[c].notna().any()]
@@ -903,7 +918,8 @@ def speed_blocks(title: str, evidence: Evidence) -> list[Block]:
             f"The machine's best rates, measured in the same run, in GFLOP per second: {rates}. The limit is the time"
             " that the operations of a row take at the better one.",
             "Memory is what a process that does nothing else takes beyond Python and torch.")))
-    return blocks
+    cost = read_keypoint_cost(evidence)
+    return blocks + [cost_block(title, cost)] * bool(cost)
 
 # %% ../nbs/73_tables.ipynb #6bad7a28
 def markdown_lines(head: Iterable[str], rows: Iterable[Iterable]) -> str:
@@ -1032,6 +1048,7 @@ def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
     measured = speed_blocks("Record (this repository)", record) + (speed_blocks("This run", run) if run else [])
     if measured: write_forms(folder / "speed", "Speed", measured)
     if len(own := read_speed((run or record).folder)): save_table(folder / "speed.csv", own)
+    if cost := read_keypoint_cost(run or record): write_json(folder / "speed.json", cost)
 
 # %% ../nbs/73_tables.ipynb #e91068ab
 def write_tables(root: str | Path):
@@ -1093,7 +1110,8 @@ def promote(root: str | Path, note: str = "") -> list[str]:
         for kind in ("studies", "calibration")
         for p in sorted((run.folder / kind).glob("*.csv"))
     }
-    copies |= {"tables/speed.csv": run.folder / "speed.csv", "figures/machine_speed.png": run.folder / "speed.png"}
+    copies |= {f"tables/speed.{kind}": run.folder / f"speed.{kind}" for kind in ("csv", "json")}
+    copies |= {"figures/machine_speed.png": run.folder / "speed.png"}
     for name, path in copies.items():
         if path.is_file(): write_bytes(target / name, path.read_bytes())
     log_change(target / "LOG.md", before, record, note)

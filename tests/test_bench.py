@@ -1,5 +1,5 @@
 "`animrepro bench`, its table and its figure, on the smallest models: that they are whole, not how fast anything is."
-import os
+import json, os
 import pandas as pd, pytest, torch
 from PIL import Image
 from animrepro.authors import REPOSITORIES, checkout, their_frame
@@ -43,7 +43,8 @@ def bench(project, *args) -> int:
 @pytest.fixture(scope="module")
 def measured(project):
     "The table of one method's frames and training steps."
-    assert bench(project, "fomm", "--scale", "smoke", "--size", "32", "--train", "--device", "cpu") == 0
+    assert bench(project, "fomm", "--scale", "smoke", "--size", "32", "--train", "--keypoints",
+                 "--device", "cpu") == 0
     return pd.read_csv(project / "results" / "run" / "speed.csv")
 
 
@@ -81,17 +82,21 @@ def test_a_folder_that_is_no_clone_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="training would take the GPU")
-def test_the_record_shows_the_table(measured, tmp_path):
+def test_the_record_shows_the_table(project, measured, tmp_path):
     "Markdown, LaTeX and CSV; from the CSV of the record the same bytes follow again."
     (tmp_path / "run").mkdir()
     measured.to_csv(tmp_path / "run" / "speed.csv", index=False)
+    cost = json.loads((project / "results" / "run" / "speed.json").read_text())
+    assert cost["fomm_low"] <= cost["fomm"] <= cost["fomm_high"] and (cost["few"], cost["many"]) == (10, 40)
+    (tmp_path / "run" / "speed.json").write_text(json.dumps(cost))
     write_blocks(tmp_path / "record" / "tables", read_evidence(tmp_path / "run"), None)
     write_blocks(tmp_path / "again", read_evidence(tmp_path / "record"), None)
-    for kind in ("md", "tex", "csv"):
+    for kind in ("md", "tex", "csv", "json"):
         first, again = tmp_path / "record" / "tables" / f"speed.{kind}", tmp_path / "again" / f"speed.{kind}"
         assert first.read_bytes() == again.read_bytes(), kind
     text = (tmp_path / "again" / "speed.md").read_text()
     assert "FOMM" in text and "times the limit" in text and "training step" in text
+    assert f"{cost['fomm']:.2f} [{cost['fomm_low']:.2f}, {cost['fomm_high']:.2f}]" in text
     assert len(read_speed(tmp_path / "record")) == 2
     assert not (tmp_path / "nothing").exists() and read_speed(tmp_path / "nothing").empty
 
