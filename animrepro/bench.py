@@ -209,7 +209,7 @@ def bench(setting: Setting, rates: dict[str, float], rounds: int = 5, authors: b
     keep_memory()
     sides, theirs = frame_sides(setting), author_sides(setting) if authors else {}
     taken = in_turns(sides | theirs, rounds, setting.device)
-    gflop = operations(frame_sides(setting, lambda model: model)["frame"])
+    gflop = operations(frame_sides(setting, lambda model: model.requires_grad_(False))["frame"])
     parts = {f"{name}_s": statistics.median(taken[name]) for name in ("encode", "motion", "render")}
     row = line(setting, "frame", taken["frame"], gflop, memory_of(frame_sides, setting), rates, **parts)
     if not theirs: return [row]

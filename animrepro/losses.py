@@ -124,16 +124,14 @@ def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/32_losses.ipynb #33a49471
 @dataclass
 class LossConfig:
-    "Weights of the loss terms; a term of weight 0 is not computed."
-    pixel: Weight = 0.0        # LIA only
+    """Weights of the loss terms that methods share; a term of weight 0 is not computed. A method with terms of its own
+    extends it and names that as its `Loss`."""
+    pixel: Weight = 0.0
     perceptual: Weight = 10.0
     network: Literal["pixels", "alexnet", "vgg19"] = "pixels"
     levels: Depth = 4
     equivariance: Weight = 10.0
     deformation: Weight = 0.05  # spread of the affine maps that equivariance is asked for
-    jacobian: Weight = 10.0    # FOMM only
-    warp: Weight = 10.0        # TPSMM only
-    background: Weight = 10.0  # TPSMM only
     adversarial: Weight = 0.0
     adversarial_from: Share = 0.0  # share of the run after which the discriminator plays
     feature_matching: Weight = 10.0

@@ -63,7 +63,8 @@ class TrainConfig:
 # %% ../nbs/50_train.ipynb #f247244b
 @dataclass
 class MethodConfig:
-    "A method at one scale, as `params.yaml` has it. `model` is checked by the method's own `Config`."
+    """A method at one scale, as `params.yaml` has it. `loss` is of the method's own `Loss`, `model` is checked by its
+    `Config`."""
     model: dict = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -74,8 +75,10 @@ def method_config(methods: dict, method: str, scale: str, steps: int | None = No
                   dataset: str | None = None) -> MethodConfig:
     """The section `methods.<method>.<scale>` of `params.yaml` as it is for `dataset`, checked; `steps` overrides its
     length."""
-    method_class(method)  # an unknown method is told as such
-    config = typed(MethodConfig, *section_of(methods, method, scale, dataset))
+    cls = method_class(method)
+    section, where = section_of(methods, method, scale, dataset)
+    loss = typed(cls.Loss, section.pop("loss", None), f"{where}.loss")
+    config = replace(typed(MethodConfig, section, where), loss=loss)
     return replace(config, train=replace(config.train, steps=steps)) if steps is not None else config
 
 # %% ../nbs/50_train.ipynb #8dbb3576

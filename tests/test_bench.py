@@ -3,10 +3,14 @@ import json, os
 import pandas as pd, pytest, torch
 from PIL import Image
 from animrepro.authors import REPOSITORIES, checkout, their_frame
-from animrepro.bench import COLUMNS
+from animrepro.bench import COLUMNS, Setting, bench as measure
 from animrepro.cli import main
 from animrepro.core import UserError
+from animrepro.models.contract import methods
 from animrepro.tables import read_evidence, read_speed, write_blocks
+from animrepro.train import MethodConfig
+
+METHODS = {name: cls for name, cls in methods().items() if name != "copy"}
 
 PARAMS = """
 run: {datasets: [tiny], methods: [fomm], seeds: [0]}
@@ -99,6 +103,14 @@ def test_the_record_shows_the_table(project, measured, tmp_path):
     assert f"{cost['fomm']:.2f} [{cost['fomm_low']:.2f}, {cost['fomm_high']:.2f}]" in text
     assert len(read_speed(tmp_path / "record")) == 2
     assert not (tmp_path / "nothing").exists() and read_speed(tmp_path / "nothing").empty
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_measured(method, monkeypatch):
+    monkeypatch.setattr("animrepro.bench.memory_of", lambda *about: 0.1)
+    setting = Setting(method, MethodConfig(METHODS[method].smallest), 32)
+    row, = measure(setting, {"convolution": 1.0, "product": 2.0}, rounds=2)
+    assert row["gflop"] > 0 and row["limit"] == pytest.approx(2.0 * row["seconds"] / row["gflop"])
 
 
 @pytest.mark.parametrize("method", REPOSITORIES)

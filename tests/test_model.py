@@ -6,7 +6,7 @@ from animrepro.avd import AvdConfig
 from animrepro.core import UserError, load_params, torch_generator, typed
 from animrepro.data.pairs import Batch
 from animrepro.inference import for_inference
-from animrepro.losses import Criterion, LossConfig
+from animrepro.losses import Criterion
 from animrepro.models.contract import check_run, create_model, methods
 from animrepro.evaluate import EvaluateConfig
 from animrepro.metrics.landmarks import LandmarkConfig
@@ -129,7 +129,7 @@ def test_gradients_reach_every_weight(name):
     regions = torch.zeros(2, 2, 32, 32, dtype=torch.uint8); regions[:, :, 8:14, 8:20] = 1
     batch = Batch(pictures(2, 2, 3, 32, 32), pictures(2, 3, 32, 32, seed=1), regions, torch.tensor([1, 2]), 0,
                   progress=0.2)
-    criterion = Criterion(LossConfig(levels=3, adversarial=1.0))
+    criterion = Criterion(model.Loss(levels=3, adversarial=1.0))
     # Layers that start at zero (the head of TPSMM's background, of Monkey-Net's flow) let gradients through from the
     # second step on.
     # Pictures of noise have large ones, so steps are small.
@@ -162,7 +162,7 @@ def test_tpsmm_variants_train(change):
     model = create_model("tpsmm", SMALL["tpsmm"] | change)
     batch = Batch(pictures(2, 1, 3, 32, 32), pictures(2, 3, 32, 32, seed=1), None, torch.tensor([1, 2]), 0,
                   progress=0.2)
-    rendering, terms = model(batch, Criterion(LossConfig(levels=3)))
+    rendering, terms = model(batch, Criterion(model.Loss(levels=3)))
     sum(terms.values()).backward()
     assert rendering.frame.shape == (2, 3, 32, 32) and ("background" in terms) == model.config.background
 
@@ -263,8 +263,7 @@ def bare_numbers(kind) -> bool:
 
 
 @pytest.mark.parametrize("config", [
-    *(cls.Config
-      for cls in METHODS.values()), TrainConfig, LossConfig, AvdConfig, PoseConfig, LandmarkConfig, EvaluateConfig
+    *(kind for cls in METHODS.values() for kind in (cls.Config, cls.Loss)), TrainConfig, AvdConfig, PoseConfig, LandmarkConfig, EvaluateConfig
 ], ids=lambda c: f"{c.__module__.split('.')[-1]}.{c.__name__}")
 def test_every_number_of_a_config_has_a_range(config):
     assert [n for n, kind in typing.get_type_hints(config, include_extras=True).items() if bare_numbers(kind)] == []

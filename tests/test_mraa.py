@@ -11,7 +11,7 @@ from torch import nn
 from animrepro.avd import AvdConfig, train_avd
 from animrepro.core import torch_generator
 from animrepro.data.pairs import Batch
-from animrepro.losses import Criterion, LossConfig
+from animrepro.losses import Criterion
 from animrepro.models.contract import create_model
 from animrepro.models.mraa import Mraa, MraaParams, as_vectors, from_vectors, half_turn, principal_axes
 from animrepro.models.official import read_config
@@ -364,7 +364,7 @@ def test_variants_train(change):
     model = create_model("mraa", Mraa.smallest | change).train()
     images = pictures(4, 32, torch.float32)
     batch = Batch(images[:2, None], images[2:], None, torch.tensor([1, 2]), 0, progress=0.2)
-    rendering, terms = model(batch, Criterion(LossConfig(levels=3)))
+    rendering, terms = model(batch, Criterion(Mraa.Loss(levels=3)))
     sum(terms.values()).backward()
     assert rendering.frame.shape == (2, 3, 32, 32) and set(terms) == {"perceptual", "equivariance", "jacobian"}
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

@@ -41,9 +41,12 @@ def test_a_data_set_changes_what_it_names_and_nothing_else():
     methods = {"fomm": {"paper": {"train": {"steps": 10, "batch": 4}, "datasets": {"own": {"train": {"batch": 2}}}}}}
     assert section_of(methods, "fomm", "paper", "other")[0] == {"train": {"steps": 10, "batch": 4}}
     config = method_config(methods, "fomm", "paper", dataset="own")
-    assert config == replace(MethodConfig(), train=replace(config.train, steps=10, batch=2)) and config.train.batch == 2
+    assert config == MethodConfig(loss=method_class("fomm").Loss(), train=replace(config.train, steps=10, batch=2))
     methods["fomm"]["paper"]["datasets"]["own"]["train"]["bach"] = 3
     with pytest.raises(UserError, match="datasets.own.train: there is no parameter 'bach'; did you mean"):
         method_config(methods, "fomm", "paper", dataset="own")
+    methods["fomm"]["paper"]["loss"] = {"warp": 10.0}
+    with pytest.raises(UserError, match="fomm.paper.loss: there is no parameter 'warp'"):  # it is TPSMM's
+        method_config(methods, "fomm", "paper")
     methods["fomm"]["paper"]["datasets"] = ["own"]
     with pytest.raises(UserError, match="datasets: is no set of named sections"): section_of(methods, "fomm", "paper")

@@ -10,7 +10,7 @@ from animrepro.data.catalog import PuppetsEntry, prepare
 from animrepro.data.pairs import Draw, Pairs, loader
 from animrepro.data.store import FrameStore
 from animrepro.losses import LossConfig
-from animrepro.models.contract import create_model
+from animrepro.models.contract import create_model, method_class
 from animrepro.models.tpsmm import Tpsmm
 from animrepro.train import MethodConfig, TrainConfig, go_on_from, learner, pairs_of, start_from, train
 
@@ -56,7 +56,7 @@ SPLINES = dict(size=32, step=2, transforms=2, resnet_width=8, resnet_norm="group
 
 
 def run_splines(store, out, seed=0, resume=False, model=SPLINES, avd=AvdConfig(steps=20, batch=8), **schedule):
-    config = MethodConfig(model, LossConfig(levels=3),
+    config = MethodConfig(model, method_class("tpsmm").Loss(levels=3),
                           TrainConfig(**{
                               **dict(steps=6, batch=4, lr=1e-3, save_every=2, sources=1),
                               **schedule

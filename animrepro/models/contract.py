@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from torch import nn
 from ..core import Params, UserError, extend, torch_generator, typed
+from ..losses import LossConfig
 from ..warp import make_grid
 
 # %% ../../nbs/40_models.contract.ipynb #a085b35c
@@ -38,6 +39,7 @@ class Animator(nn.Module):
     order: int = 1000
     colour: str = "#000000"                   # of its lines in figures
     Config: type                              # a dataclass of its architecture
+    Loss: type = LossConfig                   # a dataclass of loss weights: the shared ones, and those of its own terms
     smallest: dict = {}                       # the least Config that draws 32 × 32 pictures, for tests
     presets: tuple[str, ...] = ("smoke", "quick", "standard", "paper")  # the scales in its section of params.yaml
     modes: tuple[Mode, ...] = ("absolute",)   # of transfer
@@ -213,4 +215,5 @@ def check_run(params: Params):
             raise UserError(f"params.yaml: run.{part}: {name} is named twice; once is enough")
         for dataset in params.run.datasets:
             section, where = section_of(params.methods, name, params.datasets[dataset]["scale"], dataset)
-            typed(cls.Config, section.get("model"), f"{where}.model")
+            for part, config in ("model", cls.Config), ("loss", cls.Loss):
+                typed(config, section.get(part), f"{where}.{part}")

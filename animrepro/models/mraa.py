@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LEAST_VARIANCE', 'ROWS', 'Config', 'principal_axes', 'half_turn', 'facing', 'Regions', 'candidate_maps',
            'RegionDetector', 'PairEncoder', 'PixelwiseFlow', 'as_vectors', 'from_vectors', 'RegionAvd', 'Source',
-           'Mraa', 'check_size', 'seeded_start', 'encode', 'prepare', 'motion', 'transfer', 'find_flow', 'paint',
-           'render', 'candidates', 'map_equivariance', 'losses', 'finish_training', 'RegionParams', 'BackgroundParams',
-           'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
+           'Loss', 'Mraa', 'check_size', 'seeded_start', 'encode', 'prepare', 'motion', 'transfer', 'find_flow',
+           'paint', 'render', 'candidates', 'map_equivariance', 'losses', 'finish_training', 'RegionParams',
+           'BackgroundParams', 'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
 
 # %% ../../nbs/45_models.mraa.ipynb #80b2a6f4
 import torch, torch.nn.functional as F
@@ -17,12 +17,12 @@ from torch import nn
 from ..avd import AvdNetwork, disentangle
 from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
-from ..core import Depth, Extent, Length, Positive, Side, UserError, exact, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, BackgroundPredictor, sparse_motion
 from ..hourglass import Downsample, Hourglass, SameBlock, bottleneck, down_blocks, up_blocks
 from ..keypoints import covariances, gaussian_maps, normalised, relative_points, soft_argmax
-from ..losses import Criterion, equivariance
+from ..losses import Criterion, LossConfig, equivariance
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..tps import random_deformation
 from ..warp import blend, resize_flow, warp, warp_each
@@ -205,10 +205,15 @@ class Source:
     def first(self) -> Regions: return self.regions[::self.small.shape[1]]
 
 # %% ../../nbs/45_models.mraa.ipynb #babdf335
+@dataclass
+class Loss(LossConfig):
+    "Weights of the loss terms, with that of the equivariance of affine maps."
+    jacobian: Weight = 10.0
+
 class Mraa(Animator):
     "Motion Representations for Articulated Animation (Siarohin et al. 2021), as the authors' code builds it."
     name, title, order, colour = "mraa", "MRAA", 50, "#8C564B"
-    Config, modes, later = Config, ("absolute", "relative", "avd"), ("avd",)
+    Config, Loss, modes, later = Config, Loss, ("absolute", "relative", "avd"), ("avd",)
     smallest = dict(size=32, regions=4, step=2, width=8, levels=2, ceiling=16, background_width=8, background_levels=2,
                     background_ceiling=16, motion_width=8, motion_levels=2, motion_ceiling=16, features=8,
                     features_ceiling=16, blocks=1, norm="group", avd_width=8, avd_shape=4, avd_pose=4)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'Config', 'PointRegressor', 'candidate_maps', 'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow',
-           'DenseMotion', 'Source', 'Motion', 'Tpsmm', 'check_size', 'seeded_start', 'encode', 'prepare', 'encoder',
-           'motion', 'transfer', 'find_flow', 'predict_background', 'bend', 'mask', 'paint', 'render', 'candidates',
-           'warp_loss', 'losses', 'finish_training', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams', 'TpsmmParams']
+           'DenseMotion', 'Source', 'Motion', 'Loss', 'Tpsmm', 'check_size', 'seeded_start', 'encode', 'prepare',
+           'encoder', 'motion', 'transfer', 'find_flow', 'predict_background', 'bend', 'mask', 'paint', 'render',
+           'candidates', 'warp_loss', 'losses', 'finish_training', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams',
+           'TpsmmParams']
 
 # %% ../../nbs/42_models.tpsmm.ipynb #08ffddb7
 import math
@@ -22,7 +23,7 @@ from ..data.pairs import Batch
 from ..dense_motion import BackgroundPredictor, background_loss, background_map, heatmap_change
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, SameBlock, down_blocks
 from ..keypoints import relative_points
-from ..losses import Criterion, equivariance
+from ..losses import Criterion, LossConfig, equivariance
 from ..converter import DenseParams, HOURGLASS, LAYERS, Official, to_step, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..resnet import ResNet18
@@ -164,10 +165,16 @@ class Motion:
         return Motion(self.points[frames], None if self.driving is None else self.driving[frames])
 
 # %% ../../nbs/42_models.tpsmm.ipynb #4664472e
+@dataclass
+class Loss(LossConfig):
+    "Weights of the loss terms, with those of the warp loss (Eq. 13) and of the background loss (Eq. 12)."
+    warp: Weight = 10.0
+    background: Weight = 10.0
+
 class Tpsmm(Animator):
     "Thin-Plate Spline Motion Model (Zhao and Zhang 2022)."
     name, title, order, colour = "tpsmm", "TPSMM", 20, "#E69F00"
-    Config, modes, later = Config, ("absolute", "relative", "avd"), ("avd",)
+    Config, Loss, modes, later = Config, Loss, ("absolute", "relative", "avd"), ("avd",)
     smallest = dict(size=32, transforms=3, resnet_width=8, resnet_norm="group", step=2, motion_width=8, motion_levels=2,
                     motion_ceiling=16, features=8, features_ceiling=16, norm="group", down=2, avd_width=8, avd_shape=4,
                     avd_pose=4)
