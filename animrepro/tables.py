@@ -919,7 +919,7 @@ def speed_blocks(title: str, evidence: Evidence) -> list[Block]:
             " that the operations of a row take at the better one.",
             "Memory is what a process that does nothing else takes beyond Python and torch.")))
     cost = read_keypoint_cost(evidence)
-    return blocks + [cost_block(title, cost)] * bool(cost)
+    return blocks + ([cost_block(title, cost)] if cost else [])
 
 # %% ../nbs/73_tables.ipynb #6bad7a28
 def markdown_lines(head: Iterable[str], rows: Iterable[Iterable]) -> str:
