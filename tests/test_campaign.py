@@ -44,6 +44,7 @@ def work(folder: str, arguments: list, limit: int | None):
         os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = ["animrepro", *arguments]
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background may ignore it
     if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     main(arguments)
 
@@ -599,6 +600,7 @@ def test_long_campaign(start, project, tmp_path):
     ]
     print(head, *table, sep="\n")
     assert not wrong + broken and report["kills"] >= 100, "\n".join(wrong + broken)
+    assert {how for (_, how, hit) in counts if hit} == set(ENDS), "an end that hits no work tests nothing"
     (ROOT / "results/record/campaign.json").write_text(json.dumps(report, indent=1) + "\n")
     (ROOT / "results/record/campaign.md").write_text("\n".join(
         [head, "", *table, "", "Kills by stage, and in brackets how many hit the work. Made by `pytest -m campaign`."])
