@@ -7,8 +7,7 @@ from animrepro.avd import AvdConfig
 from animrepro.checkpoint import load_state
 from animrepro.core import UserError, sha256
 from animrepro.data.catalog import PuppetsEntry, prepare
-from animrepro.data.pairs import Draw, Pairs, loader
-from animrepro.data.pairs import Batch
+from animrepro.data.pairs import Batch, Draw, Pairs, loader
 from animrepro.data.store import FrameStore
 from animrepro.losses import LossConfig
 from animrepro.models.contract import create_model, method_class
