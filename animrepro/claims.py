@@ -221,9 +221,10 @@ def stale_evidence(claims: tuple[Claim, ...], evidence: Evidence) -> list[str]:
     found += [f"tables/gains.csv: {run}: not the gains of its scores" for run in old_gains(evidence)]
     for name in dict.fromkeys(q.file for c in claims if find_verdict(c, evidence).word != "not tested"
                               for q in c.quantities if q.file):
-        if not (evidence.folder / name).is_file() or name.startswith("figures/") and not sealed["figures"].get(name):
+        made_of = sealed["figures"].get(name, {})
+        if not (evidence.folder / name).is_file() or name.startswith("figures/") and not made_of:
             found.append(f"{name}: missing, or of no known run")
-        elif name in sealed["figures"]: found += [f"{name}: older than {run}" for run in old_runs(evidence, sealed["figures"][name])]
+        else: found += [f"{name}: older than {run}" for run in old_runs(evidence, made_of)]
     return found
 
 # %% ../nbs/75_claims.ipynb #25ea115d

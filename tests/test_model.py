@@ -263,7 +263,8 @@ def bare_numbers(kind) -> bool:
 
 
 @pytest.mark.parametrize("config", [
-    *(kind for cls in METHODS.values() for kind in (cls.Config, cls.Loss)), TrainConfig, AvdConfig, PoseConfig, LandmarkConfig, EvaluateConfig
+    *(kind for cls in METHODS.values() for kind in (cls.Config, cls.Loss)), TrainConfig, AvdConfig, PoseConfig,
+    LandmarkConfig, EvaluateConfig
 ], ids=lambda c: f"{c.__module__.split('.')[-1]}.{c.__name__}")
 def test_every_number_of_a_config_has_a_range(config):
     assert [n for n, kind in typing.get_type_hints(config, include_extras=True).items() if bare_numbers(kind)] == []
