@@ -32,17 +32,15 @@ from .record import circumstances, code_digest, peak_memory, write_json
 @dataclass
 class TrainConfig:
     """The schedule. The rate is divided by 10 at the fractions `drop_at` of the run or, with `cosine`, falls to
-    nothing along half a cosine wave; that of the discriminator is `discriminator_rate` times as high. `average` is
-    the decay of the moving average of the weights that is kept as the result (0: the last weights are). `clip` bounds
-    every gradient of the parts that a model names in `clipped` (0 is no bound); `init` names what to start from, see
-    `start_from`. `sources`, `single`, `near`, `window` and `by_person` as in `Draw`, `flip` to `resize` as in
-    `Augment`. A batch is taken in `accumulate` parts, which several processes share, and their gradients are
-    averaged."""
+    nothing along half a cosine wave. `average` is the decay of the moving average of the weights that is kept as
+    the result (0: the last weights are). `clip` bounds every gradient of the parts that a model names in
+    `clipped` (0 is no bound); `init` names what to start from, see `start_from`. `sources`, `single`, `near`,
+    `window` and `by_person` as in `Draw`, `flip` to `resize` as in `Augment`. A batch is taken in `accumulate`
+    parts, which several processes share, and their gradients are averaged."""
     steps: Count = 300_000
     batch: Length = 8
     accumulate: Length = 1
     lr: Positive = 2e-4
-    discriminator_rate: Positive = 1.0
     betas: tuple[Decay, Decay] = (0.5, 0.999)
     schedule: Literal["drops", "cosine"] = "drops"
     drop_at: tuple[Share, ...] = (0.833,)
@@ -110,9 +108,8 @@ class Learner:
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         "One update of model and discriminator; gives the weighted loss terms."
-        for name, optimizer in self.optimizers.items():
-            share = self.config.train.discriminator_rate if name == "discriminator" else 1.0
-            for group in optimizer.param_groups: group["lr"] = share * learning_rate(batch.step, self.config.train)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups: group["lr"] = learning_rate(batch.step, self.config.train)
         batch.progress = batch.step / self.config.train.steps
         self.criterion.playing = self.judge is not None and batch.progress >= self.config.loss.adversarial_from
         self.criterion.requires_grad_(False)

@@ -7,7 +7,7 @@ from animrepro.avd import AvdConfig
 from animrepro.checkpoint import load_state
 from animrepro.core import UserError, sha256
 from animrepro.data.catalog import PuppetsEntry, prepare
-from animrepro.data.pairs import Batch, Draw, Pairs, loader
+from animrepro.data.pairs import Draw, Pairs, loader
 from animrepro.data.store import FrameStore
 from animrepro.losses import LossConfig
 from animrepro.models.contract import create_model, method_class
@@ -216,16 +216,6 @@ def test_a_killed_process_of_two_is_restarted(project):
     record = json.loads((project / "twice/run.json").read_text())
     assert record["resumed_at"] >= steps[1] > steps[0] > 0 and record["processes"] == 2
     assert sha256(project / "once/weights.safetensors") == sha256(project / "twice/weights.safetensors")
-
-
-def test_the_discriminator_has_a_rate_of_its_own():
-    gan = LossConfig(levels=3, adversarial=1.0)
-    config = MethodConfig(SMALL, gan, TrainConfig(steps=10, batch=2, lr=0.1, schedule="cosine", discriminator_rate=0.5))
-    learn = learner(create_model("implicit_warping", SMALL | dict(size=32)), config, 0)
-    pictures = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    learn.step(Batch(pictures[:, :1], pictures[:, 1], None, torch.tensor([1, 2]), 5))
-    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in learn.optimizers.items()}
-    assert rates == {"model": pytest.approx(0.05), "discriminator": pytest.approx(0.025)}
 
 
 def test_adversarial_training_moves_both(store, tmp_path):
