@@ -1204,8 +1204,9 @@ def copy_record(root: Path, line: pd.Series, target: Path):
     if (folder / "run.json").is_file():
         told = json.loads((folder / "run.json").read_text(encoding="utf8"))
         write_json(target / f"{line['run']}.json", told | (dict(weights=sha256(weights)) if weights.is_file() else {}))
-    # Those of ablations and baselines stay where they are.
-    shipped = line["method"] in load_params(root / "params.yaml").run.methods and "/" not in line["run"]
+    # Those of ablations, baselines and further seeds stay where they are.
+    chosen = load_params(root / "params.yaml").run
+    shipped = line["method"] in chosen.methods and line["seed"] == chosen.seeds[0] and "/" not in line["run"]
     if weights.is_file() and shipped:
         copy_weights(weights, target.parent / "weights" / f"{line['run']}.safetensors")
 
