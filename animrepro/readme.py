@@ -77,12 +77,14 @@ def scores_block(record: Evidence) -> str:
     wanted = [(metric, n) for metric in ("psnr", "lpips") for n in (1, 3)]
     heads = ["data", "method", *(f"{HEADS[m]}, {n} source{'s' * (n > 1)}" for m, n in wanted)]
     means, rows = lines.groupby(["dataset", "scale", "method", "metric", "sources"])["value"].mean(), []
+    seeds = lines.groupby(["dataset", "scale", "method"])["seed"].nunique()
     for dataset, scale, method in sorted({k[:3] for k in means.index}, key=lambda k: (k[:2][::-1], place(k[2]))):
         value = lambda m, n: means.get((dataset, scale, method, m, n))
         cells = [f"{v:.{DIGITS.get(m, 2)}f}" if (v := value(m, n)) is not None else "" for m, n in wanted]
         data = dataset if scale == "quick" else f"{dataset}, {scale}"
+        many = f", {n} seeds" * ((n := seeds[dataset, scale, method]) > 1)
         # a name stands once, before its methods
-        rows.append([data * (data not in {r[0] for r in rows}), title_of(method), *cells])
+        rows.append([data * (data not in {r[0] for r in rows}), title_of(method) + many, *cells])
     if not rows: return "Nothing is recorded yet."
     kinds = {"puppets": "drawn heads", "actions": "72 clips of people"}
     what = "; ".join(f"*{k}*: {v}" for k, v in kinds.items() if k in set(lines["dataset"]))
