@@ -82,9 +82,9 @@ def scores_block(record: Evidence) -> str:
         value = lambda m, n: means.get((dataset, scale, method, m, n))
         cells = [f"{v:.{DIGITS.get(m, 2)}f}" if (v := value(m, n)) is not None else "" for m, n in wanted]
         data = dataset if scale == "quick" else f"{dataset}, {scale}"
-        count = seeds[dataset, scale, method]
-        # a name stands once, before its methods
-        rows.append([data * (data not in {r[0] for r in rows}), title_of(method) + f", {count} seeds" * (count > 1), *cells])
+        name, count = title_of(method), seeds[dataset, scale, method]
+        # that of a data set stands once, before its methods
+        rows.append([data * (data not in {r[0] for r in rows}), name + f", {count} seeds" * int(count > 1), *cells])
     if not rows: return "Nothing is recorded yet."
     kinds = {"puppets": "drawn heads", "actions": "72 clips of people"}
     what = "; ".join(f"*{k}*: {v}" for k, v in kinds.items() if k in set(lines["dataset"]))
