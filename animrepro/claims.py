@@ -349,8 +349,9 @@ def sources_of(claim: Claim) -> str:
     files = dict.fromkeys(kind(q) for q in claim.quantities)
     sweeps = any("variant" in (q.minus or {}) for q in claim.quantities)
     others = dict.fromkeys(q.dataset for q in claim.quantities if q.dataset not in ("", "puppets"))
+    makes = "animrepro bench --keypoints" if "tables/speed.json" in files else f"make {'sweep' if sweeps else 'repro'}"
     return (
-        f"{', '.join(f'`{f}`' for f in files)}; made by `make {'sweep' if sweeps else 'repro'}`"
+        f"{', '.join(f'`{f}`' for f in files)}; made by `{makes}`"
         + f" with {', '.join(others)} in `run.datasets` of params.yaml" * bool(others)
     )
 
