@@ -271,7 +271,7 @@ def test_every_number_of_a_config_has_a_range(config):
 
 
 @pytest.mark.parametrize("method, field", [("fv2v", dict(size=0)), ("fv2v", dict(pose_blocks=[3, 0])),
-                                           ("fv2v", dict(head_pose=-1.0)), ("mraa", dict(regions=0)),
+                                           ("fv2v", dict(variance=0.0)), ("mraa", dict(regions=0)),
                                            ("mraa", dict(temperature=0.0)), ("monkeynet", dict(alpha=-1.0)),
                                            ("monkeynet", dict(down=-1))])
 def test_a_number_out_of_range_is_refused(method, field):

@@ -8,9 +8,9 @@ from animrepro.checkpoint import load_weights
 from animrepro.cli import main
 from animrepro.converter import translate
 from animrepro.data.pairs import Batch
-from animrepro.losses import Criterion, LossConfig
+from animrepro.losses import Criterion
 from animrepro.models.contract import create_model, method_class
-from animrepro.models.x2face import FACE_CONVOLUTIONS, face_network
+from animrepro.models.x2face import FACE_CONVOLUTIONS, Loss, face_network
 from animrepro.warp import edge_convention
 from animrepro.weights import NotAvailable
 from test_official import draw, equal_in_double, equal_in_levels, look_at, pictures, refused
@@ -247,8 +247,8 @@ def test_identity_loss_wants_its_weights(monkeypatch, tmp_path):
     asked for."""
     monkeypatch.setenv("ANIMREPRO_WEIGHTS", str(tmp_path))
     face_network.cache_clear()
-    model = create_model("x2face", method_class("x2face").smallest | dict(identity=1.0))
-    batch, criterion = a_batch(progress=0.4), Criterion(LossConfig(levels=2))
+    model = create_model("x2face", method_class("x2face").smallest)
+    batch, criterion = a_batch(progress=0.4), Criterion(Loss(levels=2, identity=1.0))
     assert "identity" not in model(batch, criterion)[1]
     batch.progress = 0.5
     with pytest.raises(NotAvailable, match="vgg_face_dag.pth"): model(batch, criterion)
@@ -268,8 +268,8 @@ def test_identity_loss_of_the_face_network(monkeypatch, tmp_path):
     found = network.features(picture)
     assert [f.shape[1] for f in found] == [128, 256, 512, 512, 4096, 4096]
     assert torch.allclose(found[-1], expected, rtol=1e-4, atol=1e-4)
-    model = create_model("x2face", method_class("x2face").smallest | dict(identity=1.0))
-    model(a_batch(progress=0.5), Criterion(LossConfig(levels=2)))[1]["identity"].backward()
+    model = create_model("x2face", method_class("x2face").smallest)
+    model(a_batch(progress=0.5), Criterion(Loss(levels=2, identity=1.0)))[1]["identity"].backward()
     assert all(network.up[0].conv.weight.grad.abs().sum() > 0 for network in (model.embedding, model.driving))
     face_network.cache_clear()
 

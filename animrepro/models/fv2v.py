@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPADE_NORM', 'SPADE_BLOCK', 'SPADE', 'Config', 'CanonicalDetector', 'Bottleneck', 'Motion', 'PoseEstimator', 'shifts',
-           'DenseMotion', 'Source', 'FoldBlock', 'Spade', 'SpadeBlock', 'SpadeDecoder', 'PlainDecoder', 'Fv2v',
+           'DenseMotion', 'Source', 'FoldBlock', 'Spade', 'SpadeBlock', 'SpadeDecoder', 'PlainDecoder', 'Loss', 'Fv2v',
            'check_size', 'seeded_start', 'motion_numbers', 'encode', 'motion', 'transfer', 'turn', 'render',
            'source_points', 'driving_points', 'bend', 'paint', 'look', 'keypoint_prior', 'teachers', 'losses',
            'Fv2vCommon', 'Fv2vDetector', 'Fv2vEstimator', 'Fv2vDense', 'Fv2vGenerator', 'Fv2vParams', 'pose_stage',
@@ -22,7 +22,7 @@ from ..data.pairs import Batch
 from ..data.store import FrameStore
 from ..hourglass import NORMS, Downsample, SameBlock, bottleneck, down_blocks, up_blocks
 from ..keypoints import normalised
-from ..losses import Criterion, equivariance
+from ..losses import Criterion, LossConfig, equivariance
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..pose import angles_of, binned_angles, pose_network, rotation_matrix
 from ..tps import random_deformation
@@ -69,9 +69,6 @@ class Config:
     norm: Literal["batch", "instance", "group"] = "batch"
     generator_norm: Literal["batch", "instance", "group", "none"] = "batch"
     align_corners: bool = False
-    keypoint_prior: Weight = 10.0
-    head_pose: Weight = 20.0
-    deformation: Weight = 5.0
 
 # %% ../../nbs/46_models.fv2v.ipynb #9c6371b0
 class CanonicalDetector(nn.Module):
@@ -259,10 +256,17 @@ class PlainDecoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor: return self.final(self.up(self.bottleneck(x)))
 
 # %% ../../nbs/46_models.fv2v.ipynb #dec4d3af
+@dataclass
+class Loss(LossConfig):
+    "Weights of the loss terms, with those of the keypoint prior, the head's pose and the deformation prior."
+    keypoint_prior: Weight = 10.0
+    head_pose: Weight = 20.0
+    deformation_prior: Weight = 5.0
+
 class Fv2v(Animator):
     "One-shot free-view neural talking-head synthesis (Wang et al. 2021), as an unofficial repository builds it."
     name, title, order, colour = "fv2v", "face-vid2vid", 60, "#e377c2"
-    Config, modes = Config, ("absolute", "relative")
+    Config, Loss, modes = Config, Loss, ("absolute", "relative")
     smallest = dict(size=32, keypoints=4, layers=4, shrink=2, width=8, levels=2, ceiling=16, pose_stem=8, pose_width=8,
                     pose_blocks=(1, 1), compress=2, motion_width=8, motion_levels=2, motion_ceiling=16, head=3,
                     volume=4, features=8, features_ceiling=16, down=1, blocks=1, norm="group")
@@ -414,19 +418,19 @@ def teachers(self, store: FrameStore) -> dict[str, nn.Module | str]:
 @extend(Fv2v)
 def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[str, torch.Tensor]]:
     "Prediction and weighted terms for a batch."
-    c, frames = self.config, len(batch.driving)
-    deformation = random_deformation(batch.seeds, batch.driving.device, criterion.config.deformation)
+    weights, frames = criterion.config, len(batch.driving)
+    deformation = random_deformation(batch.seeds, batch.driving.device, weights.deformation)
     angles, *rest = self.estimator(torch.cat([batch.driving, deformation.images(batch.driving, align_corners=True)]))
     source, both = self.encode(batch.sources), Motion(rotation_matrix(angles), *rest)
     rendering, points = self.render(source, both[:frames]), self.driving_points(source, both[:frames])
     seen = lambda points: points[..., :2].unflatten(0, (frames, -1)).flatten(1, 2)  # of all sources, from the front
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    terms["equivariance"] = criterion.config.equivariance * equivariance(
+    terms["equivariance"] = weights.equivariance * equivariance(
         seen(points), seen(self.driving_points(source, both[frames:])), deformation)
-    terms["keypoint_prior"] = c.keypoint_prior * keypoint_prior(points)
-    terms["deformation"] = c.deformation * both[:frames].expression.abs().sum((1, 2)).mean()
+    terms["keypoint_prior"] = weights.keypoint_prior * keypoint_prior(points)
+    terms["deformation_prior"] = weights.deformation_prior * both[:frames].expression.abs().sum((1, 2)).mean()
     if teacher := criterion.teachers.get("head_pose"):
-        terms["head_pose"] = c.head_pose * (angles[:frames] - teacher(batch.driving)).abs().sum(1).mean()
+        terms["head_pose"] = weights.head_pose * (angles[:frames] - teacher(batch.driving)).abs().sum(1).mean()
     return rendering, terms
 
 # %% ../../nbs/46_models.fv2v.ipynb #bf4be455

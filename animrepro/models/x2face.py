@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACE_CONVOLUTIONS', 'FACE_TAPS', 'NETWORKS', 'Config', 'StrideBlock', 'BilinearBlock', 'EncoderDecoder', 'places',
-           'Source', 'embedded_face', 'DrivingCode', 'X2Face', 'embed', 'encode', 'motion', 'transfer', 'render',
-           'face_network', 'identity_loss', 'losses', 'x2face_level', 'x2face_config', 'x2face_tensors']
+           'Source', 'embedded_face', 'DrivingCode', 'Loss', 'X2Face', 'embed', 'encode', 'motion', 'transfer',
+           'render', 'face_network', 'identity_loss', 'losses', 'x2face_level', 'x2face_config', 'x2face_tensors']
 
 # %% ../../nbs/48_models.x2face.ipynb #cae4f518
 import functools, re
@@ -18,7 +18,7 @@ from ..blocks import seeded_init
 from ..core import Depth, Length, Share, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..hourglass import NORMS
-from ..losses import Criterion, FeaturePyramid
+from ..losses import Criterion, FeaturePyramid, LossConfig
 from .contract import Animator, Mode, Rendering
 from ..converter import Networks, Official, under
 from ..warp import edge_convention, make_grid, resize, warp
@@ -29,8 +29,7 @@ from ..weights import find_weights
 class Config:
     """Architecture of X2Face; defaults are the authors'. Pictures are halved `levels` times; `code` is the number of
     channels of the driving code. `align_corners` is the convention of reading and of upsampling: True for weights of
-    torch before 0.4, such as the authors' own, False for their code as it runs today. `identity` is the weight of the
-    identity loss, 0 for none, and `identity_from` the share of the run after which it joins."""
+    torch before 0.4, such as the authors' own, False for their code as it runs today."""
     size: Side = 256
     levels: Depth = 8
     width: Length = 64
@@ -38,8 +37,6 @@ class Config:
     code: Length = 128
     norm: Literal["batch", "instance", "group", "none"] = "batch"
     align_corners: bool = True
-    identity: Weight = 0.0
-    identity_from: Share = 0.5
 
 # %% ../../nbs/48_models.x2face.ipynb #23cd5598
 class StrideBlock(nn.Module):
@@ -124,10 +121,16 @@ class DrivingCode:
     def __getitem__(self, frames) -> "DrivingCode": return DrivingCode(self.vector[frames])
 
 # %% ../../nbs/48_models.x2face.ipynb #acd044a8
+@dataclass
+class Loss(LossConfig):
+    "Weights of the loss terms, with that of the identity loss and the share of the run after which it joins."
+    identity: Weight = 0.0
+    identity_from: Share = 0.5
+
 class X2Face(Animator):
     "X2Face (Wiles, Koepke and Zisserman 2018), as the authors' code builds it."
     name, title, order, colour, several = "x2face", "X2Face", 80, "#17becf", True
-    Config, modes = Config, ("absolute", "relative")
+    Config, Loss, modes = Config, Loss, ("absolute", "relative")
     smallest = dict(size=32, levels=4, width=8, ceiling=16, code=6, norm="group")
 
     def __init__(self, config: Config):
@@ -229,10 +232,11 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     source, motion = self.embed(batch.sources), self.motion(batch.driving)
     rendering = self.render(source, motion)
     terms = criterion.reconstruction(rendering.frame, batch.driving)
-    if self.config.identity and batch.progress >= self.config.identity_from:
+    weights = criterion.config
+    if weights.identity and batch.progress >= weights.identity_from:
         strange = self.render(source, DrivingCode(motion.vector.roll(1, 0))).frame
-        network, weight, first = face_network(str(batch.driving.device)), self.config.identity, batch.sources[:, 0]
-        terms["identity"] = weight * identity_loss(network, rendering.frame, batch.driving, strange, first)
+        network, first = face_network(str(batch.driving.device)), batch.sources[:, 0]
+        terms["identity"] = weights.identity * identity_loss(network, rendering.frame, batch.driving, strange, first)
     return rendering, terms
 
 # %% ../../nbs/48_models.x2face.ipynb #dd9a7918
