@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 from torch import nn
+from ..blocks import retouch
 from ..core import Length, Positive, Side, UserError, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dictionary import Dictionary
@@ -29,7 +30,8 @@ from ..warp import make_grid, warp
 @dataclass
 class Config:
     """Architecture of LIA; defaults are the authors'. `width` is the dimension of the latent space, `directions` the
-    number M of the dictionary. Feature maps number `multiplier` · 16384 / resolution, at most `ceiling`."""
+    number M of the dictionary. Feature maps number `multiplier` · 16384 / resolution, at most `ceiling`. With `carry`
+    the pixels travel along the finest flow, and colours change what arrives."""
     size: Side = 256
     width: Length = 512
     directions: Length = 20
@@ -38,6 +40,7 @@ class Config:
     multiplier: Positive = 1.0
     grid: Literal["authors", "consistent"] = "authors"
     start: Literal["authors", "identity"] = "authors"
+    carry: bool = False
 
     def channels(self, size: int) -> int:
         "Feature maps at resolution `size`."
@@ -93,10 +96,11 @@ def flow_and_mask(logits: torch.Tensor, align_corners: bool) -> tuple[torch.Tens
 @dataclass
 class Source:
     """Prepared sources: latent codes `(B, S, D)`, features `(B, S, C, h, w)` coarse to fine, magnitudes `(B, S, M)`
-    of their own pose."""
+    of their own pose, and the pictures `(B, S, 3, H, W)`."""
     code: torch.Tensor
     features: list[torch.Tensor]
     magnitudes: torch.Tensor
+    images: torch.Tensor
 
 @dataclass
 class Motion:
@@ -132,11 +136,13 @@ class Lia(Animator):
 @extend(Lia)
 @torch.no_grad()
 def seeded_start(self, generator: torch.Generator):
-    "Draws all first weights from `generator`; with `start` identity, flow heads begin at no motion."
+    """Draws all first weights from `generator`. With `start` identity, flow heads begin at no motion; with `carry`,
+    colours begin by changing nothing."""
     seeded_normal(self, generator)
     for p in (self.constant, *self.dictionary.parameters()): p.copy_(torch.randn(p.shape, generator=generator))
-    if self.config.start == "identity":
-        for level in self.levels: nn.init.zeros_(level.flow.weight)
+    for level in self.levels:
+        if self.config.start == "identity": nn.init.zeros_(level.flow.weight)
+        if self.config.carry: nn.init.zeros_(level.rgb.weight)
 
 # %% ../../nbs/43_models.lia.ipynb #e87674db
 @extend(Lia)
@@ -144,7 +150,7 @@ def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to what the driving frame does not change."
     code, features = self.encoder(self.checked(sources).flatten(0, 1))
     split = lambda x: x.unflatten(0, sources.shape[:2])
-    return Source(split(code), [split(x) for x in features], split(self.magnitudes(code)))
+    return Source(split(code), [split(x) for x in features], split(self.magnitudes(code)), sources)
 
 @extend(Lia)
 def motion(self, driving: torch.Tensor) -> Motion:
@@ -194,7 +200,8 @@ def paint(self, source: Source, motion: Motion) -> tuple[torch.Tensor, list[tupl
         seen = warp(each_source(features, n), flow) * mask
         frame = level.colours(average_sources(seen, s)) + (self.upsample(frame) if found else 0)
         x, found = torch.addcmul(seen, x, 1 - mask), found + [(flow, mask)]
-    return (frame + 1) / 2, found
+    if not self.config.carry: return (frame + 1) / 2, found
+    return retouch(average_sources(warp(each_source(source.images, n), flow), s), frame), found
 
 # %% ../../nbs/43_models.lia.ipynb #09f0ffbc
 @extend(Lia)
