@@ -7,7 +7,8 @@ from animrepro.bench import COLUMNS, Setting, bench as measure
 from animrepro.cli import main
 from animrepro.core import UserError
 from animrepro.models.contract import methods
-from animrepro.tables import read_evidence, read_speed, write_blocks
+from animrepro.evidence import read_evidence
+from animrepro.tables import read_speed, write_blocks
 from animrepro.train import MethodConfig
 
 METHODS = {name: cls for name, cls in methods().items() if name != "copy"}

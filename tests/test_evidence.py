@@ -3,7 +3,7 @@ rules, README says what the record says."""
 import json, re, shutil
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
-from animrepro.check import check_record
+from animrepro.archive import check_record
 from animrepro.claims import (Measured, claims_page, compare_runs, count_verdicts, find_verdict, measure, read_claims,
     show_claims, stale_evidence)
 from animrepro.cli import recompute
@@ -13,8 +13,10 @@ from animrepro.evaluate import run_name, save_rows, save_table, summarise
 from animrepro.judge import Rule, judge
 from animrepro.record import write_json
 from animrepro.stats import Interval
-from animrepro.tables import (MISSING, TABLES, Block, collect, disagreement, escape_latex, in_order, merge, promote,
-    published, published_blocks, read_evidence, read_scores, seal, sweep_of, to_latex, to_markdown, write_tables)
+from animrepro.archive import merge, promote, seal
+from animrepro.evidence import collect, in_order, published, read_evidence, read_scores, sweep_of
+from animrepro.forms import MISSING, Block, escape_latex, to_latex, to_markdown
+from animrepro.tables import TABLES, disagreement, published_blocks, write_tables
 
 PARAMS = (
     "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds: [0, 1]}\ndatasets: {}\nmethods:"

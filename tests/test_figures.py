@@ -9,10 +9,13 @@ from animrepro.data.puppets import render
 from animrepro.data.store import FrameStore
 from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, run_name, save_rows, save_table, summarise
 from animrepro.checkpoint import load_weights
-from animrepro.figures import (Example, animation, blending, busiest_column, by_gap, candidates, colour_of,
-    continuity_figure, contributions_figure, directions_figure, examples, gap_numbers, grid_figure, held, largest_maps,
-    look_inside, masks_figure, masks_of, painted, pose_gaps, puppet_of, reconstruction_rows, references, shown_by,
-    sources_figure, spread_of, strength_numbers, strength_table, weights_by_kind, write_figures)
+from animrepro.figures.attention import puppet_of, shown_by, strength_numbers, strength_table, weights_by_kind
+from animrepro.figures.frames import (Example, animation, busiest_column, colour_of, continuity_figure, examples,
+    held, reconstruction_rows)
+from animrepro.figures.motion import (blending, candidates, contributions_figure, directions_figure, grid_figure,
+    largest_maps, look_inside, masks_figure, masks_of, painted, references, spread_of)
+from animrepro.figures.scores import by_gap, gap_numbers, pose_gaps, sources_figure
+from animrepro.figures.write import write_figures
 from animrepro.models.contract import create_model, methods
 from animrepro.train import method_config, train
 from animrepro.warp import make_grid

@@ -252,7 +252,7 @@ def test_ablations_are_stored_empty_with_parameters():
 # ----------------------------------------------------------------------------------------------------------------------
 
 def floor(number: int) -> int:
-    return next(f for f, last in enumerate((9, 19, 39, 49, 59, 68, 79, 99)) if number <= last)
+    return next(f for f, last in enumerate((9, 19, 39, 49, 59, 68, 83, 99)) if number <= last)
 
 
 FLOORS = {

@@ -9,9 +9,12 @@ from animrepro.core import UserError, load_params
 from animrepro.data.catalog import dataset_entry, prepare
 from animrepro.data.store import FrameStore
 from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_rows, save_table, summarise
-from animrepro.figures import colour_of, continuity_figure, curves_figure, marker_of, sources_figure, write_figures
+from animrepro.figures.frames import colour_of, continuity_figure, marker_of
+from animrepro.figures.scores import curves_figure, sources_figure
+from animrepro.figures.write import write_figures
 from animrepro.models.contract import check_run, create_model, method_class, methods
-from animrepro.tables import place, title_of, write_tables
+from animrepro.evidence import place, title_of
+from animrepro.tables import write_tables
 from animrepro.train import method_config, train
 
 PARAMS = """

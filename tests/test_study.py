@@ -7,7 +7,8 @@ from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.video import read_frames, write_video
 from animrepro.study import (QUESTIONS, Booth, Study, clips_of, fleiss, preference, publish, read_votes, remaining,
     results, store_vote, trials, vote_file)
-from animrepro.tables import TABLES, Evidence, missing_block, study_blocks
+from animrepro.evidence import Evidence
+from animrepro.tables import TABLES, missing_block, study_blocks
 
 CLIPS, FIRST = 6, QUESTIONS["TPSMM"]["continuity"]
 
