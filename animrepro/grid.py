@@ -8,7 +8,7 @@ __all__ = ['parse_grid', 'Task', 'code_mark', 'run_task', 'on_this_machine', 'on
            'make_shards']
 
 # %% ../nbs/85_grid.ipynb #eae554a5
-import hashlib, itertools, os, re, subprocess, sys, time
+import contextlib, hashlib, itertools, os, re, subprocess, sys, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -64,9 +64,10 @@ def run_task(task: Task) -> tuple[str, float]:
     "Runs a task unless it was done before: what went wrong, empty if nothing, and seconds."
     start, folder, done = time.perf_counter(), Path(task.folder), dict(values=task.values, mark=task.mark)
     if holds(folder / "task.json", done) and (folder / "run.ipynb").exists(): return "", 0.0
-    os.chdir(task.place)
     os.environ["OMP_NUM_THREADS"] = str(task.threads)  # of the notebook's kernel, which inherits it
-    try: run_notebook(task.notebook, folder / "run.ipynb", task.values | {"out": str(folder)})
+    try:
+        with contextlib.chdir(task.place):
+            run_notebook(task.notebook, folder / "run.ipynb", task.values | {"out": str(folder)})
     except UserError as e: return str(e), time.perf_counter() - start
     write_json(folder / "task.json", done)
     return "", time.perf_counter() - start
@@ -221,8 +222,8 @@ class Part:
 def run_part(part: Part) -> tuple[str, float]:
     "Prepares a shard: what went wrong, empty if nothing, and seconds."
     start = time.perf_counter()
-    os.chdir(part.place)
-    try: prepare(part.dataset, part.entry, part.shard.path(part.path), part.shard)
+    try:
+        with contextlib.chdir(part.place): prepare(part.dataset, part.entry, part.shard.path(part.path), part.shard)
     except UserError as e: return str(e), time.perf_counter() - start
     return "", time.perf_counter() - start
 
