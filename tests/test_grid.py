@@ -15,11 +15,11 @@ import time
 from animrepro.core import load_params
 from animrepro.sweep import open_bench, run_variant
 from animrepro.train import MethodConfig, TrainConfig
-from animrepro.losses import LossConfig
+from animrepro.models.contract import method_class
 params = load_params()
 smoke = {"smoke": dict(kind="puppets", scale="smoke", size=32, train=3, test=2, frames=6, seed=7)}
 bench = open_bench("", ["x2face"], "smoke", Path(out), [1], smoke)
-config = MethodConfig(params.methods["x2face"]["smoke"]["model"], LossConfig(levels=2),
+config = MethodConfig(params.methods["x2face"]["smoke"]["model"], method_class("x2face").Loss(levels=2),
                       TrainConfig(steps=steps, batch=2))
 for seed in seeds: run_variant(bench, "x2face", "full", config, seed)
 time.sleep(pause)
