@@ -55,8 +55,7 @@ def older_note(root: str | Path) -> str:
         if differing(*(completed(r["method"], config) for config in (r.get("config", {}), now))): old.setdefault(r["dataset"], {})[title_of(r["method"])] = True
     if not old: return ""
     which = "; ".join(f"{dataset} ({', '.join(methods)})" for dataset, methods in old.items())
-    return (f"*Runs of record on these data are of an older recipe than `params.yaml` has now: {which}. They will be "
-            "trained again; until then `make repro` gives other numbers for them.*")
+    return (f"*Of an older recipe than `params.yaml` has now: {which}. A new run gives other numbers for them.*")
 
 # %% ../nbs/82_readme.ipynb #6bf28cc4
 PAGES = {  # notebooks of each paper: the paper, then its method
