@@ -800,9 +800,11 @@ def test_readme_says_when_the_record_is_of_an_older_recipe(project):
     run = project / "results" / "record" / "runs" / "puppets-quick-fomm-full-0.json"
     section = load_params(ROOT / "params.yaml").methods["fomm"]["quick"]
     (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    for steps, older in ((section["train"]["steps"], False), (section["train"]["steps"] + 1, True)):
+    model, steps = section["model"], section["train"]["steps"]
+    young = {k: v for k, v in model.items() if k != "carry"}  # made before there was such a parameter
+    for model, steps, older in ((model, steps, False), (model, steps + 1, True), (young, steps, True)):
         about = dict(dataset="puppets", scale="quick", method="fomm", variant="full", seed=0)
-        write_json(run, dict(about, config=dict(model={}, train=dict(steps=steps, gone=1))))
+        write_json(run, dict(about, config=dict(model=model, train=dict(steps=steps, gone=1))))
         update_readme(project)
         assert ("older recipe" in readme.read_text()) is older
 
