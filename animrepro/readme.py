@@ -52,7 +52,8 @@ def older_note(root: str | Path) -> str:
     for r in run_records(root):
         if r["scale"] not in sections.get(r["method"], {}): continue
         now = asdict(method_config(sections, r["method"], r["scale"], dataset=r["dataset"]))
-        if differing(*(completed(r["method"], config) for config in (r.get("config", {}), now))): old.setdefault(r["dataset"], {})[title_of(r["method"])] = True
+        then, now = (completed(r["method"], config) for config in (r.get("config", {}), now))
+        if differing(then, now): old.setdefault(r["dataset"], {})[title_of(r["method"])] = True
     if not old: return ""
     which = "; ".join(f"{dataset} ({', '.join(methods)})" for dataset, methods in old.items())
     return (f"*Of an older recipe than `params.yaml` has now: {which}. A new run gives other numbers for them.*")
