@@ -6,11 +6,11 @@
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
            'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'identity',
            'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'samples', 'animate', 'check_motion',
-           'check_abilities', 'send_codes', 'bench', 'convert', 'spread', 'sweep', 'sweep_grid', 'stages', 'probe',
-           'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
+           'check_abilities', 'faster', 'send_codes', 'bench', 'convert', 'spread', 'sweep', 'sweep_grid', 'stages',
+           'probe', 'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/86_cli.ipynb #f0f3159c
-import contextlib, signal, sys
+import contextlib, itertools, signal, sys
 from pathlib import Path
 import click
 
@@ -415,14 +415,18 @@ def samples(folder: Path):
 )
 @click.option("--frames", type=Output("new folder"), help="Also write each frame as lossless PNG into this new folder.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Default: a GPU where there is one.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+              help="bf16 is tried on the first frames, and left where it is no faster.")
+@click.option("--compile", "compiled", is_flag=True,
+              help="Compile the model first: a minute or two, for long videos. Needs a C++ compiler.")
 @click.option("--top-k", type=click.IntRange(1), help="Let each output cell look at its K best keys only.")
 @click.option(
     "--yaw", type=float,
     help="Free view (fv2v): turn the head to this angle, in degrees, whatever the video does [default: the video's].")
 @click.option("--pitch", type=float, help="The same for nodding.")
 @click.option("--roll", type=float, help="The same for leaning.")
-def animate(weights, sources, driving, received, out, codes, mode, frames, device, precision, top_k, **angles):
+def animate(weights, sources, driving, received, out, codes, mode, frames, device, precision, compiled, top_k,
+            **angles):
     """Make the subject of the source pictures move like the driving video. The result has the size that WEIGHTS were
     trained at; those of the project draw 64 × 64. With --codes and without --out nothing is drawn."""
     from animrepro.animate import animate, animate_codes, load_sources
@@ -433,10 +437,11 @@ def animate(weights, sources, driving, received, out, codes, mode, frames, devic
     check_abilities(model, top_k, view)
     if top_k: model.top_k = top_k
     pictures = load_sources(list(sources), model.config.size) if out else None
-    if codes: send_codes(model, driving, codes, precision)
+    quick = faster(model, pictures, driving, precision, compiled)
+    if codes: send_codes(model, driving, codes, quick)
     if not out: return
     draw, motion = (animate_codes, received or codes) if received or codes else (animate, driving)
-    count = draw(model, pictures, motion, out, mode, frames, precision, view=view)
+    count = draw(model, pictures, motion, out, mode, frames, view, quick)
     click.echo(f"{out}: {count} frames of {model.config.size} × {model.config.size}")
 
 # %% ../nbs/86_cli.ipynb #b46416d5
@@ -458,10 +463,25 @@ def check_abilities(model, top_k: int | None, view: dict):
         raise UserError(
             f"--{next(iter(view))}: this method has no head pose to turn; use weights of fv2v, or leave it out")
 
-def send_codes(model, driving: str, codes: Path, precision: str):
+def faster(model, pictures, driving: str | None, precision: str, compiled: bool):
+    """The copy of `model` to draw with. Says what bf16 and compiling bring and change, on the first driving frames or
+    else the source; with neither picture nor need for any, only motion is found, and nothing compiled."""
+    from animrepro.animate import compare, quick_copy
+    from animrepro.core import to_uint8
+    from animrepro.data.video import iterate_frames
+    if pictures is None or precision == "fp32" and not compiled: return quick_copy(model, precision)
+    film = iterate_frames(driving, model.config.size) if driving else to_uint8(pictures[:1].expand(8, -1, -1, -1))
+    quick = quick_copy(model, precision, compiled)
+    speed, psnr = compare(quick, model, pictures, itertools.islice(film, 8))
+    what = " and ".join(["bf16"] * (precision == "bf16") + ["compiled"] * compiled)
+    click.echo(f"{what}: {speed:.2g} times as fast as without, PSNR between the frames {psnr:.0f} dB"
+               + ", so it is left" * (speed < 1), err=True)
+    return quick if speed >= 1 else quick_copy(model)
+
+def send_codes(model, driving: str, codes: Path, quick):
     "Writes the motion codes of a video and says what they cost."
     from animrepro.animate import bits_per_frame, send
-    about = send(model, model.config.size, driving, codes, precision)
+    about = send(model, model.config.size, driving, codes, quick)
     size, bits = codes.stat().st_size, bits_per_frame(codes)
     click.echo(f"{codes}: {about.frames} frames in {size} bytes, {bits} bits per frame")
 

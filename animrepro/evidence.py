@@ -223,7 +223,7 @@ def within(run: str, sources: list[int]) -> list[Contrast]:
     ]
 
 # %% ../nbs/73_evidence.ipynb #5075d71b
-def between(a: str, x: pd.Series, b: str, y: pd.Series) -> list[Contrast]:
+def between(a: str, x: dict, b: str, y: dict) -> list[Contrast]:
     """What is compared between the runs `a` and `b`, described by `x` and `y`: methods of main runs with equal
     variant, in the order of `titles`, so that each pair is there once, and the variants of a sweep that `COMPARED`
     names."""
@@ -248,10 +248,10 @@ def contrasts(scores: pd.DataFrame) -> list[Contrast]:
         "sources": lambda s: sorted(set(s))
     }
     runs, found = scores.assign(sweep=sweep_of(scores)).groupby("run", sort=False).agg(about), []
-    alike = ["dataset", "scale", "sweep"]
-    for (a, x), (b, y) in itertools.product(runs.iterrows(), runs.iterrows()):
-        if x["method"] == "copy" or tuple(x[alike]) != tuple(y[alike]): continue
-        found += within(a, x["sources"]) if a == b else between(a, x, b, y)
+    for _, alike in runs.groupby(["dataset", "scale", "sweep"], sort=False):
+        for (a, x), (b, y) in itertools.product(alike.to_dict("index").items(), repeat=2):
+            if x["method"] == "copy": continue
+            found += within(a, x["sources"]) if a == b else between(a, x, b, y)
     return found
 
 # %% ../nbs/73_evidence.ipynb #cafe89db

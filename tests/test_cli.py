@@ -77,9 +77,18 @@ def test_animate_keeps_count_and_rate(project, tmp_path):
 
 
 def test_animate_writes_gif_and_top_k(project, tmp_path):
-    assert animate(project, tmp_path / "out.gif", "run/weights.safetensors", "source.png", "driving.mp4", "--top-k",
-                   "4", "--precision", "bf16").returncode == 0
+    done = animate(project, tmp_path / "out.gif", "run/weights.safetensors", "source.png", "driving.mp4", "--top-k",
+                   "4", "--precision", "bf16")
+    assert done.returncode == 0 and "bf16: " in done.stderr and " dB" in done.stderr
     assert Image.open(tmp_path / "out.gif").n_frames == 9
+
+
+def test_without_a_compiler_one_line_says_so(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing compiled before"))
+    done = animate(project, tmp_path / "out.mp4", "run/weights.safetensors", "source.png", "driving.mp4", "--compile")
+    assert done.returncode == 2 and "no C++ compiler" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_codes_alone_are_enough_for_the_same_frames(project, tmp_path):

@@ -1,7 +1,8 @@
 "A receiver that has sources and motion codes draws the frames of the direct way, with every method and in every mode."
+import shutil
 import numpy as np, pytest, torch
-from animrepro.animate import (animate_frames, bits_per_frame, draw_codes, motion_codes, quick_copy, read_codes,
-                               received, send)
+from animrepro.animate import (animate_frames, bits_per_frame, compare, draw_codes, motion_codes, quick_copy,
+                               read_codes, received, send)
 from animrepro.core import to_float
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.video import read_frames, write_video
@@ -63,3 +64,13 @@ def test_the_first_code_is_where_relative_motion_starts(clip):
         source = model.encode(sources[None])
         still = model.render(source, model.transfer(source, code[5:6], code[5:6], "relative")).frame
     assert (to_float(late[0]) - still[0]).abs().max() < 1 / 255 and not np.array_equal(whole[5], late[0])
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_copy_draws_the_same_frames(clip):
+    "With a batch that it was compiled for, and one of another size."
+    model, frames = create_model("copy"), list(read_frames(clip).frames)
+    quick = quick_copy(model, compiled=True)
+    _, psnr = compare(quick, model, to_float(np.stack(frames[:2])), frames[:8])
+    drawn = list(animate_frames(model, to_float(np.stack(frames[:2])), frames, quick=quick))
+    assert psnr > 58 and np.array_equal(drawn, list(animate_frames(model, to_float(np.stack(frames[:2])), frames)))
