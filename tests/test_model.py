@@ -235,6 +235,7 @@ def test_dropped_keys_are_not_looked_at():
     assert torch.allclose(attend(q, k, v, keep, top_k=6), attend(q, *rest), atol=1e-6)
 
 
+@pytest.mark.paper
 def test_eight_sources_at_512_fit_into_six_gib():
     "The paper's architecture, one 512 × 512 frame from 8 sources, forward on the CPU: peak memory of a fresh process."
     code = """
