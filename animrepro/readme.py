@@ -53,7 +53,8 @@ def older_note(root: str | Path) -> str:
         if r["scale"] not in sections.get(r["method"], {}): continue
         now = asdict(method_config(sections, r["method"], r["scale"], dataset=r["dataset"]))
         then, now = (completed(r["method"], config) for config in (r.get("config", {}), now))
-        if differing(then, now): old.setdefault(r["dataset"], {})[title_of(r["method"])] = True
+        data = r["dataset"] + f", {r['scale']}" * (r["scale"] != "quick")
+        if differing(then, now): old.setdefault(data, {})[title_of(r["method"])] = True
     if not old: return ""
     which = "; ".join(f"{dataset} ({', '.join(methods)})" for dataset, methods in old.items())
     return (f"*Of an older recipe than `params.yaml` has now: {which}. A new run gives other numbers for them.*")
