@@ -1,5 +1,5 @@
 "What every test file may use."
-import os, shutil, sys, tempfile
+import multiprocessing, os, shutil, sys, tempfile
 from pathlib import Path
 import pytest
 
@@ -14,6 +14,21 @@ def pytest_configure(config):
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ.update(ANIMREPRO_CACHE=f"{folder}/cache", IPYTHONDIR=f"{folder}/ipython", MPLBACKEND="Agg",
                       DVC_NO_ANALYTICS="1", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Makes processes that are at work in milliseconds: they are forked from one that has imported what they share,
+    which takes longer than most lessons, and a kill hits the work and not the import. A worker has one such server,
+    so all its tests name their imports here."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([
+        "matplotlib.pyplot", "nbdev.test", "pytest", *(f"animrepro.{m}" for m in (
+            "cli", "animate", "data.catalog", "evaluate", "models.fomm", "models.official", "probe", "sweep", "tables",
+            "train", "claims"))
+    ])
+    return server
 
 
 @pytest.fixture(scope="session")

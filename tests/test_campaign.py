@@ -2,7 +2,7 @@
 says what to do, nothing left behind. Kills at random moments: the same command completes and gives the bytes of an
 uninterrupted run. The short form runs with all other tests; `pytest -m campaign` runs the long one and writes its
 counts into results/record."""
-import io, json, multiprocessing, os, resource, shutil, signal, struct, sys, time, zipfile, zlib
+import io, json, os, resource, shutil, signal, struct, sys, time, zipfile, zlib
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -50,17 +50,10 @@ def work(folder: str, arguments: list, limit: int | None):
 
 
 @pytest.fixture(scope="module")
-def start():
-    """Starts a command in a folder. The server has imported everything, so that a child is at work in milliseconds,
-    and a kill hits the work and not the import."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([
-        f"animrepro.{m}" for m in ("cli", "animate", "data.catalog", "evaluate", "models.fomm", "models.official",
-                                   "probe", "sweep", "tables", "train", "claims")
-    ])
+def start(forks):
+    "Starts a command in a folder."
     def start(folder: Path, *arguments, limit: int | None = None):
-        process = server.Process(target=work, args=(str(folder), [str(a) for a in arguments], limit))
+        process = forks.Process(target=work, args=(str(folder), [str(a) for a in arguments], limit))
         process.start()
         return process
     return start
