@@ -54,6 +54,7 @@ class About:
 
 def read_about(path: str | Path) -> dict:
     "What a weights file says of itself: method, config and more. `UserError` where it is missing, corrupt or not ours."
+    if Path(path).is_dir(): raise UserError(f"{path}: is a folder; name the weights file in it")
     try:
         with safe_open(path, "pt") as f: found = (f.metadata() or {}).get("animrepro")
     except FileNotFoundError as e:

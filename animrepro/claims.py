@@ -10,13 +10,14 @@ __all__ = ['PAPERS', 'CHECKED', 'HOW', 'Quantity', 'Claim', 'read_choices', 'rea
            'tell_criterion', 'training_table', 'claims_page', 'equation_table', 'verdict_table']
 
 # %% ../nbs/81_claims.ipynb #28706c69
-import pkgutil, textwrap
+import functools, pkgutil, textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 import numpy as np, pandas as pd
 from IPython.display import Markdown
-from .core import UserError, load_yaml, project_root, sha256, typed
+from .core import UserError, load_params, load_yaml, project_root, sha256, typed
 from .evaluate import run_name
 from .judge import WORDS, Rule, beats_copy, combine, judge, power, spread_tolerance
 from .models.contract import create_model
@@ -345,21 +346,23 @@ def show_measured(claim: Claim, verdict: Verdict) -> list[str]:
     return rows if claim.quantities else []
 
 # %% ../nbs/81_claims.ipynb #7abad980
-def sources_of(claim: Claim) -> str:
+def sources_of(claim: Claim, baselines: Collection[str]) -> str:
     "Which files of the record hold the evidence of a claim, and the command that makes them."
     kind = lambda q: q.file or ("runs/*.json" if q.code else "tables/pooled.csv")
     files = dict.fromkeys(kind(q) for q in claim.quantities)
     sweeps = any("variant" in (q.minus or {}) for q in claim.quantities)
     others = dict.fromkeys(q.dataset for q in claim.quantities if q.dataset not in ("", "puppets"))
-    makes = "animrepro bench --keypoints" if "tables/speed.json" in files else f"make {'sweep' if sweeps else 'repro'}"
+    methods = {m for q in claim.quantities for m in (q.method, (q.minus or {}).get("method"), q.beyond)}
+    target = "sweep" if sweeps else "baselines" if methods & set(baselines) else "repro"
+    makes = "animrepro bench --keypoints" if "tables/speed.json" in files else f"make {target}"
     return (
         f"{', '.join(f'`{f}`' for f in files)}; made by `{makes}`"
         + f" with {', '.join(others)} in `run.datasets` of params.yaml" * bool(others)
     )
 
 # %% ../nbs/81_claims.ipynb #a6ff29da
-def show_claim(claim: Claim, verdict: Verdict) -> str:
-    "One claim as Markdown."
+def show_claim(claim: Claim, verdict: Verdict, baselines: Collection[str] = ()) -> str:
+    "One claim as Markdown. `baselines` are trained by a command of their own."
     parts = [
         f"### <a id=\"{claim.id}\"></a>{claim.title}", f"{claim.paper}, {claim.where}. {claim.claim}",
         f"Published: {claim.published}. Here: **{said(claim, verdict)}** ({verdict.reason})."
@@ -368,7 +371,7 @@ def show_claim(claim: Claim, verdict: Verdict) -> str:
         parts += [
             "\n".join(show_measured(claim, verdict)),
             f"Protocol: {claim.protocol} Deviations: {'; '.join(claim.deviations) or 'none'}.",
-            f"Evidence: {sources_of(claim)}."
+            f"Evidence: {sources_of(claim, baselines)}."
         ]
     if claim.seen: parts.append(f"Known when the rule was written: {claim.seen}.")
     return "\n\n".join(parts)
@@ -385,7 +388,9 @@ def count_table(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
 def tell_criterion(loss: dict, terms: list[str]) -> str:
     """What a run minimised, as text: the `terms` of its curve, with their weights in `loss`, and what the perceptual
     one looks at."""
-    said = [t.replace("_", " ") + (f" {loss[t]:g}" if isinstance(loss.get(t), (int, float)) else "") for t in terms]
+    # `deformation` is the spread of the maps of equivariance, and was in older curves the name of a term without weight
+    weights = {k: v for k, v in loss.items() if isinstance(v, (int, float)) and k != "deformation"}
+    said = [t.replace("_", " ") + (f" {weights[t]:g}" if t in weights else "") for t in terms]
     looks = (
         f"; perceptual on {loss['network']}, {loss.get('levels', 'all')} levels"
         if "perceptual" in terms and "network" in loss
@@ -421,13 +426,15 @@ def training_table(evidence: Evidence) -> str:
 HOW = (
     (
         "Values are pooled over all seeds of a run. In brackets: 95 % interval, by Student's t over seeds and test"
-        " clips together (notebook 60), paired where two runs are compared; of a single seed from resampling clips"
-        " alone, which does not cover the choice of seed. Numbers of figures are of the first seed, with an interval"
-        " over clips (the gap in pose: means over seeds). A quantity is reproduced where its whole interval keeps the"
-        " rule, contradicted where no part of it does, else unresolved, and then the smallest effect is given that the"
-        " design would see in four cases of five. Parts that are reproduced and others that are contradicted make a"
-        " claim mixed. Comparisons inside a sweep are not tested where the base does not clearly beat the copy of the"
-        " source in PSNR, or is clearly worse than the copy in the metric compared."
+        " clips together (notebook 60), paired by clip where two runs are compared, and by seed too where both are arms"
+        " of one sweep; of a single seed from resampling clips alone, which does not cover the choice of seed. Two"
+        " methods are compared with all seeds of each; `by seed` shows those with equal numbers. Numbers of figures are"
+        " of the first seed, with an interval over clips (the gap in pose: means over seeds). A quantity is reproduced"
+        " where its whole interval keeps the rule, contradicted where no part of it does, else unresolved, and then the"
+        " smallest effect is given that the design would see in four cases of five. A claim asks for all of its parts:"
+        " one that is contradicted refutes it, and where others are reproduced it is mixed. Comparisons inside a sweep"
+        " are not tested where the base does not clearly beat the copy of the source in PSNR, or is clearly worse than"
+        " the copy in the metric compared."
     ),
     (
         "AKD is the mean Euclidean distance in pixels; the code of the FOMM family takes the mean of |dx| and |dy|,"
@@ -440,6 +447,7 @@ def claims_page(root: str | Path) -> str:
     "All claims with their evidence of record, as a page of Markdown."
     claims, record = read_claims(Path(root) / "claims.yaml"), read_evidence(Path(root) / "results" / "record")
     verdicts, choices = [find_verdict(c, record) for c in claims], read_choices(Path(root) / "claims.yaml")
+    show = functools.partial(show_claim, baselines=load_params(Path(root) / "params.yaml").run.baselines)
     text = [
         "# Claims", "Written by `animrepro readme` from `claims.yaml` and this folder. Changes are lost.",
         count_table(claims, verdicts), "## What the verdicts rest on", *HOW,
@@ -449,9 +457,9 @@ def claims_page(root: str | Path) -> str:
     for paper, name in PAPERS.items():
         text += [
             f"## {name}",
-            *(show_claim(c, v) for c, v in zip(claims, verdicts) if c.paper == paper and c.kind == "claim")
+            *(show(c, v) for c, v in zip(claims, verdicts) if c.paper == paper and c.kind == "claim")
         ]
-    text += ["## Checked, and not counted", *(show_claim(c, v) for c, v in zip(claims, verdicts) if c.kind != "claim")]
+    text += ["## Checked, and not counted", *(show(c, v) for c, v in zip(claims, verdicts) if c.kind != "claim")]
     return "\n\n".join(text) + "\n"
 
 # %% ../nbs/81_claims.ipynb #fdc2cc33

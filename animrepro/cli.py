@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FIRST', 'RUN', 'main', 'told', 'Input', 'Output', 'Door', 'Doors', 'cli', 'store_path', 'pick_device', 'data',
            'prepare', 'merged', 'crop', 'train', 'methods', 'dataset_label', 'landmarks', 'pose', 'identity',
-           'evaluate', 'measure_as', 'instruments', 'weights', 'calibrate', 'samples', 'animate', 'check_motion',
-           'check_abilities', 'faster', 'send_codes', 'bench', 'convert', 'spread', 'sweep', 'sweep_grid', 'stages',
-           'probe', 'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
+           'evaluate', 'measure_as', 'measuring_networks', 'instruments', 'weights', 'calibrate', 'samples', 'animate',
+           'check_motion', 'check_abilities', 'faster', 'send_codes', 'bench', 'convert', 'spread', 'sweep',
+           'sweep_grid', 'stages', 'probe', 'record', 'recompute', 'readme', 'tables', 'figures', 'claims']
 
 # %% ../nbs/86_cli.ipynb #f0f3159c
 import contextlib, itertools, signal, sys
@@ -30,7 +30,7 @@ def main(args: list[str] | None = None):
 
 def told(error: Exception) -> str | None:
     "What a user is told of an error, or None where it is a bug of ours."
-    if isinstance(error, click.MissingParameter) and error.ctx:
+    if isinstance(error, (click.MissingParameter, click.NoSuchOption)) and error.ctx:
         return f"{error.ctx.command_path}: {error.format_message()} See `{error.ctx.command_path} --help`."
     if isinstance(error, click.ClickException): return error.format_message()
     from animrepro.core import UserError
@@ -297,7 +297,8 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     if sources: config = replace(config, sources=sources)
     panel = instruments(entry["kind"] == "puppets", device)
     start, digest = time.perf_counter(), None if weights == "copy" else sha256(weights)
-    known = dict(circumstances(), weights=digest, data=sha256(store.path))
+    known = dict(circumstances(), weights=digest, data=sha256(store.path), networks={
+        name: sha256(path) for name, path in measuring_networks().items() if getattr(panel, name)})
     rows = stored(evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split))
     label, seed = dataset_label(dataset, entry), about.get("seed", 0)
     named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"),
@@ -336,9 +337,13 @@ def measure_as(name: str, model, store, config, out: Path, device):
     return scores
 
 # %% ../nbs/86_cli.ipynb #ba063ac6
+def measuring_networks() -> dict[str, Path]:
+    "Where the networks lie that `animrepro landmarks` and `animrepro identity` train."
+    from animrepro.core import project_root
+    return {name: project_root() / RUN / name / f"{name}.safetensors" for name in ("landmarks", "identity")}
+
 def instruments(puppets: bool, device):
     "The networks that measure. What is missing is said in one line and stays out of the table."
-    from animrepro.core import project_root
     from animrepro.evaluate import Instruments
     from animrepro.metrics.fid import AlexNet
     from animrepro.metrics.identity import load_identity
@@ -348,7 +353,7 @@ def instruments(puppets: bool, device):
     from animrepro.weights import optional
     (lpips, reason), whole = load_lpips(device), load_panel((), device, ("fid",))
     for line in ([] if lpips else [f"lpips: {reason}"]) + list(whole.missing): click.echo(line, err=True)
-    files = {name: project_root() / RUN / name / f"{name}.safetensors" for name in ("landmarks", "identity")}
+    files = measuring_networks()
     for name, scores in (("landmarks", "akd, mkr"), ("identity", "aed")):
         if puppets and not files[name].exists():
             click.echo(f"{scores}: not available: run `animrepro {name}` first", err=True)
@@ -506,17 +511,18 @@ def bench(methods: tuple[str, ...], size: int, sources: tuple[int, ...], scale: 
     import pandas as pd
     from animrepro.bench import (COLUMNS, FEW, MANY, Setting, bench, bench_training, keypoint_cost, machine,
                                  machine_rates)
-    from animrepro.core import load_params, project_root
+    from animrepro.core import UserError, load_params, project_root
     from animrepro.evaluate import save_table
     from animrepro.figures.frames import save_figure
     from animrepro.figures.scores import speed_figure
     from animrepro.models.contract import method_class
     from animrepro.record import write_json
     from animrepro.train import method_config
+    out = out or project_root() / RUN / "speed.csv"
+    if out.suffix != ".csv": raise UserError(f"--out {out}: a table is written; give it a name in .csv")
     params, device, rows, costs = load_params().methods, pick_device(device).type, [], {}
     configs = {m: method_config(params, m, scale) for m in methods or [m for m in params if scale in params[m]]}
     if not configs: raise click.UsageError(f"--scale {scale}: no method of params.yaml has such a section; use another")
-    out = out or project_root() / RUN / "speed.csv"
     rates = machine_rates(device, precision, size)
     for method, config in configs.items():
         for count in sources:
@@ -599,6 +605,7 @@ def sweep(notebook: str, out: Path, parameters: tuple, grid: tuple, **where):
     check_output(out, "folder" if grid else "file")
     if grid: return sweep_grid(notebook, out, grid, dict(parameters), where)
     if where["on"]: raise UserError(f"--on {where['on']}: is for grids; name one with --grid, or leave it out")
+    if out.suffix != ".ipynb": raise UserError(f"--out {out}: a notebook is written; give it a name in .ipynb")
     click.echo(run_notebook(notebook, out, dict(parameters)))
 
 def sweep_grid(notebook: str, out: Path, grid: tuple, parameters: dict, where: dict):
@@ -646,6 +653,7 @@ def record(note: str, check: bool):
     from animrepro.figures.write import write_sweep_figures
     from animrepro.archive import promote
     from animrepro.evidence import read_evidence
+    if check and note: raise click.UsageError("--note: --check changes nothing; leave one of them out")
     if check: return recompute(project_root())
     click.echo("\n".join(promote(project_root(), note)))
     # Not copies: ablations of record that were not run again are among them.
@@ -687,7 +695,9 @@ def figures(ablations: bool):
     "Draw the figures of this run."
     from animrepro.core import project_root
     from animrepro.figures.write import draw_sweeps, write_figures
-    if ablations: return click.echo("\n".join(map(str, draw_sweeps(project_root()))))
+    if ablations:
+        drawn = draw_sweeps(project_root())
+        return click.echo("\n".join(map(str, drawn)) or "no sweep was run here; `make sweep` runs them")
     write_figures(project_root())
 
 @cli.command(short_help="Each claim: paper, record, this run.")

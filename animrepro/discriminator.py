@@ -14,10 +14,10 @@ class Discriminator(nn.Module):
     """Scores of patches: pictures `(B, 3, H, W)` to (scores `(B, 1, h, w)`, feature maps of each block). Needs H and
     W of 32 or more, 64 without `padding`. With `beside`, it is conditioned: each picture comes with that many maps
     `(B, beside, H, W)` of what it should show."""
-    def __init__(self, width: int = 64, blocks: int = 4, ceiling: int = 512, beside: int = 0, spectral: bool = True,
+    def __init__(self, width: int = 64, ceiling: int = 512, beside: int = 0, spectral: bool = True,
                  padding: int = 1):
         super().__init__()
-        widths = [3 + beside, *(min(ceiling, width * 2**i) for i in range(blocks))]
+        widths = [3 + beside, *(min(ceiling, width * 2**i) for i in range(4))]
         bounded = nn.utils.parametrizations.spectral_norm if spectral else lambda layer: layer
         self.convs = nn.ModuleList(bounded(nn.Conv2d(a, b, 4, padding=padding)) for a, b in zip(widths, widths[1:]))
         self.norms = nn.ModuleList(nn.Identity() if i == 0 else nn.InstanceNorm2d(w, affine=True)

@@ -58,8 +58,8 @@ def combine(parts: Iterable[str]) -> str:
     "The word of `WORDS` for a claim from those of its parts."
     found = set(parts)
     if found <= {"not tested"}: return "not tested"
-    if {"reproduced", "contradicted"} <= found: return "mixed"
-    return found.pop() if len(found) == 1 else "unresolved"
+    if "contradicted" in found: return "mixed" if "reproduced" in found else "contradicted"
+    return "reproduced" if found == {"reproduced"} else "unresolved"
 
 # %% ../nbs/72_judge.ipynb #6560ad72
 def power(value: Interval, digits: int = 2) -> str:

@@ -18,6 +18,7 @@ from .stylegan import StyleDiscriminator, seeded_normal
 from .weights import find_weights
 
 # %% ../nbs/32_losses.ipynb #ba9ca842
+@exact
 def pyramid(images: torch.Tensor, levels: int) -> list[torch.Tensor]:
     "Images `(B, 3, H, W)` at full size, half, quarter, ...: `levels` of them, each blurred before it is thinned out."
     out, line = [images], images.new_tensor([1, 3, 3, 1]) / 8
@@ -36,6 +37,7 @@ class PixelPyramid(nn.Module):
         self.levels = levels
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        "Sum over levels of the mean difference of pictures `(B, 3, H, W)`: a scalar."
         return sum((p - t).abs().mean() for p, t in zip(pyramid(prediction, self.levels), pyramid(target, self.levels)))
 
 # %% ../nbs/32_losses.ipynb #6cea5480
@@ -98,7 +100,7 @@ def jacobian_equivariance(jacobians: torch.Tensor, jacobians_of_deformed: torch.
 
 # %% ../nbs/32_losses.ipynb #a867bbcf
 def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    "Hinge loss of the discriminator (Lim and Ye 2017)."
+    "Hinge loss of the discriminator for scores of any shape (Lim and Ye 2017): a scalar."
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 # %% ../nbs/32_losses.ipynb #8f9670fb
@@ -110,7 +112,7 @@ def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor],
 
 # %% ../nbs/32_losses.ipynb #68c3a60b
 def least_squares_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    "Least-squares loss of the discriminator (Mao et al. 2017)."
+    "Least-squares loss of the discriminator for scores of any shape (Mao et al. 2017): a scalar."
     return (1 - real).square().mean() + fake.square().mean()
 
 # %% ../nbs/32_losses.ipynb #0f6dcb1e
@@ -186,7 +188,8 @@ class Criterion(nn.Module):
     def judge(self, prediction: torch.Tensor, target: torch.Tensor, step: int = 0,
               discriminator: nn.Module | None = None, beside: torch.Tensor | None = None,
               first: bool = True) -> torch.Tensor:
-        """The discriminator's own loss; prediction and maps are taken as given. `discriminator` may be a wrapper of
+        """The discriminator's own loss, a scalar, for predicted and true pictures `(B, 3, H, W)` and, where it is
+        conditioned, maps `beside (B, C, H, W)`, which are all taken as given. `discriminator` may be a wrapper of
         our own, for several processes. The spectral norm moves on with the `first` part of a batch only."""
         config, discriminator = self.config, discriminator or self.discriminator
         both = torch.cat([prediction.detach(), target])

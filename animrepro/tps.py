@@ -78,12 +78,12 @@ class Deformation:
 
 # %% ../nbs/28_tps.ipynb #87a2a4c5
 def random_deformation(seeds: torch.Tensor, device: torch.device | str = "cpu", affine: float = 0.05,
-                       bend: float = 0.005, lattice: int = 5) -> Deformation:
+                       bend: float = 0.005) -> Deformation:
     "One deformation per seed `(B,)`. `affine` and `bend` are standard deviations (FOMM: 0.05 and 0.005)."
-    draws = [torch.randn(6 + 2 * lattice**2, generator=torch_generator(s, "deformation")) for s in seeds.tolist()]
+    draws = [torch.randn(6 + 2 * 5 * 5, generator=torch_generator(s, "deformation")) for s in seeds.tolist()]
     draws = torch.stack(draws).to(device)
     matrix = torch.eye(2, 3, device=device) + affine * draws[:, :6].reshape(-1, 2, 3)
-    controls = make_grid(lattice, lattice, align_corners=True).reshape(1, -1, 2).to(device)
+    controls = make_grid(5, 5, align_corners=True).reshape(1, -1, 2).to(device)
     return Deformation(matrix, bend * draws[:, 6:].reshape(len(draws), -1, 2), controls)
 
 # %% ../nbs/28_tps.ipynb #196e789d

@@ -337,7 +337,7 @@ def _readable(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
 def list_folder(entry: FolderEntry, shard: Shard = ALL) -> Listing:
     "The clips of a user's folder. `UserError` if there is no such folder or no clip in it can be read."
     root = Path(entry.root)
-    if not root.is_dir(): raise UserError(f"{root}: no such folder; check the name")
+    if not root.is_dir(): raise UserError(f"{root}: no such folder; name the folder with your clips")
     paths, left_out = clip_paths(root)
     good, skipped = _readable(paths)
     skipped = left_out + skipped
@@ -435,7 +435,7 @@ def list_pictures(entry: PicturesEntry) -> Listing:
     """The pictures of a user's folder, and the first frames of its videos, as still clips of the test split.
     `UserError` if there is none that can be read."""
     root = Path(entry.root)
-    if not root.is_dir(): raise UserError(f"{root}: no such folder; check the name")
+    if not root.is_dir(): raise UserError(f"{root}: no such folder; name the folder with your clips")
     paths = sorted((p for p in root.rglob("*") if p.suffix.lower() in PICTURES + VIDEOS and not p.name.startswith(".")),
                    key=lambda p: (p.parent, natural_key(p)))
     paths = [p for p in paths if _printable(p)][:entry.limit]

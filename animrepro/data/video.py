@@ -211,6 +211,7 @@ def is_strip(path: str | Path) -> bool:
 # %% ../../nbs/11_data.video.ipynb #acc40c72
 def _kind(path: Path) -> str:
     "folder, strip or video; `UserError` if it can be none of them."
+    if re.match("https?:", str(path)): raise UserError(f"{path}: is an address; fetch the video and name the file")
     if not path.exists(): raise UserError(f"{path}: no such file; check the name")
     if path.is_dir(): return "folder"
     if path.stat().st_size == 0: raise UserError(f"{path}: the file is empty (0 bytes); copy or download it again")

@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
-from ..blocks import check_multiple, constant_start, conv, doubled, joined, retouch, seeded_init
+from ..blocks import constant_start, conv, doubled, joined, retouch, seeded_init
 from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
@@ -136,10 +136,7 @@ class Fomm(Animator):
         self.up = nn.Sequential(*up_blocks(widths, config.generator_norm))
         self.final = conv(widths[0], 3, 7)
 
-    def check_size(self, height: int, width: int):
-        "Raises `UserError` where a picture does not fit the hourglasses."
-        multiple = self.config.step * 2 ** max(self.config.levels, self.config.motion_levels)
-        check_multiple(height, width, multiple)
+    def multiple(self) -> int: return self.config.step * 2 ** max(self.config.levels, self.config.motion_levels)
 
     def seeded_start(self, generator: torch.Generator):
         "Draws all first weights from `generator`; Jacobians start as the identity, as in the authors' code."

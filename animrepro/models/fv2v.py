@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['SPADE_NORM', 'SPADE_BLOCK', 'SPADE', 'Config', 'CanonicalDetector', 'Bottleneck', 'Motion', 'PoseEstimator', 'shifts',
            'DenseMotion', 'Source', 'FoldBlock', 'Spade', 'SpadeBlock', 'SpadeDecoder', 'PlainDecoder', 'Loss', 'Fv2v',
-           'check_size', 'seeded_start', 'motion_numbers', 'encode', 'motion', 'transfer', 'turn', 'render',
+           'multiple', 'seeded_start', 'motion_numbers', 'encode', 'motion', 'transfer', 'turn', 'render',
            'source_points', 'driving_points', 'bend', 'paint', 'look', 'keypoint_prior', 'teachers', 'losses',
            'Fv2vCommon', 'Fv2vDetector', 'Fv2vEstimator', 'Fv2vDense', 'Fv2vGenerator', 'Fv2vParams', 'pose_stage',
            'without_spectral_norm']
 
 # %% ../../nbs/46_models.fv2v.ipynb #7823c553
-import torch, torch.nn.functional as F
+import math, torch, torch.nn.functional as F
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from torch import nn
-from ..blocks import check_multiple, conv, doubled, seeded_init
+from ..blocks import conv, doubled, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
 from ..core import Depth, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
@@ -291,10 +291,10 @@ class Fv2v(Animator):
 
 # %% ../../nbs/46_models.fv2v.ipynb #ab92b03f
 @extend(Fv2v)
-def check_size(self, height: int, width: int):
-    "Raises `UserError` where a picture does not fit the hourglasses."
+def multiple(self) -> int:
+    "What both sides of a picture must be multiples of."
     c = self.config
-    check_multiple(height, width, max(c.shrink * 2**c.levels, c.step * 2 ** (c.down + c.motion_levels)))
+    return math.lcm(c.shrink * 2**c.levels, c.step * 2 ** (c.down + c.motion_levels))
 
 @extend(Fv2v)
 def seeded_start(self, generator: torch.Generator):

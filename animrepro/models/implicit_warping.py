@@ -8,13 +8,13 @@ __all__ = ['WHOLE_PIXELS', 'Config', 'SpatialEncoder', 'value_encoder', 'channel
            'render', 'look', 'losses', 'keep']
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #d8cce782
-import torch, torch.nn.functional as F
+import math, torch, torch.nn.functional as F
 from dataclasses import dataclass, replace
 from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
 from ..blocks import ResBlock, UNet, UpBlock, constant_start, conv, norm, retouch, seeded_init
-from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Share, Side, Weight, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering
@@ -26,7 +26,7 @@ from ..warp import make_grid, resize
 @dataclass
 class Config:
     """Architecture of Implicit Warping; `size` is the side of the training pictures, a multiple of `cell` ·
-    2**levels. A cell of the attention's grid is `cell` pixels wide."""
+    2**levels and of `detector_step` · 2**detector_levels. A cell of the attention's grid is `cell` pixels wide."""
     size: Side = 64
     cell: Literal[2, 4] = 4
     keypoints: Length = 20
@@ -124,13 +124,8 @@ class ImplicitWarping(Animator):
 
     def __init__(self, config: Config):
         super().__init__()
-        multiple = self.multiple(config)
-        if config.size % multiple:
-            raise UserError(
-                f"size {config.size}: must be a multiple of {multiple} for {config.levels} levels; change size or"
-                " levels"
-            )
         self.config, self.top_k = config, None
+        self.check_size(config.size, config.size)
         self.detector = KeypointDetector(config.keypoints, config.detector_width, config.detector_levels,
                                          config.ceiling, config.temperature, config.detector_step, config.spread)
         self.query = SpatialEncoder(config.keypoints, config)
@@ -153,19 +148,9 @@ class ImplicitWarping(Animator):
         "Three per keypoint: x, y and strength (the paper's comparison with the 6 of FOMM)."
         return 3 * self.config.keypoints
 
-    @staticmethod
-    def multiple(config: Config) -> int:
-        "What both sides of a picture must be multiples of."
-        return max(config.cell * 2**config.levels, config.detector_step * 2**config.detector_levels)
-
-    def check_size(self, images: torch.Tensor):
-        "Raises `UserError` where the picture does not fit the U-nets."
-        multiple = self.multiple(self.config)
-        if images.shape[-1] % multiple or images.shape[-2] % multiple:
-            raise UserError(
-                f"pictures of {images.shape[-1]} × {images.shape[-2]}: both sides must be multiples of {multiple};"
-                " resize them"
-            )
+    def multiple(self) -> int:
+        c = self.config
+        return math.lcm(c.cell * 2**c.levels, c.detector_step * 2**c.detector_levels)
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #b3ade96d
 @extend(ImplicitWarping)
@@ -181,7 +166,7 @@ WHOLE_PIXELS = 2**20  # so many go through the value encoder at once, whose firs
 @extend(ImplicitWarping)
 def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to keys, values and the keypoints of the first."
-    self.check_size(sources)
+    self.check_size(*sources.shape[-2:])
     return self.prepare(sources, self.detector(sources.flatten(0, 1)))
 
 @extend(ImplicitWarping)
@@ -201,7 +186,7 @@ def prepare(self, sources: torch.Tensor, keypoints: Keypoints) -> Source:
 @extend(ImplicitWarping)
 def motion(self, driving: torch.Tensor) -> Keypoints:
     "Driving frames `(B, 3, H, W)` to keypoints with strengths."
-    self.check_size(driving)
+    self.check_size(*driving.shape[-2:])
     return self.detector(driving)
 
 # %% ../../nbs/41_models.implicit_warping.ipynb #53cc6086
@@ -244,7 +229,7 @@ def look(self, source: Source, query: torch.Tensor) -> dict[str, torch.Tensor]:
     `flow`: mean (x, y) over the cells of all sources, extra keys left out."""
     (h, w), s, extra = source.grid, source.count, self.config.extra
     cells = torch.cat([make_grid(h, w).flatten(0, 1).repeat(s, 1), torch.zeros(extra, 2)])
-    owner = torch.eye(s + 1)[[i for i in range(s) for _ in range(h * w)] + [s] * extra]
+    owner = torch.eye(s + 1).repeat_interleave(torch.tensor([h * w] * s + [extra]), 0)
     keys, values = full_precision(source.keys), torch.cat([cells, owner], 1).to(query.device)
     found = attend(
         self.attention.queries(query).to(keys.dtype), keys,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIA_BLOCK', 'LIA_STYLED', 'LIA_IDLE', 'Config', 'Encoder', 'Level', 'flow_and_mask', 'Source', 'Motion', 'Lia',
-           'seeded_start', 'encode', 'motion', 'magnitudes', 'checked', 'transfer', 'reference', 'paint', 'render',
+           'seeded_start', 'encode', 'motion', 'magnitudes', 'check_size', 'transfer', 'reference', 'paint', 'render',
            'losses', 'lia_config', 'lia_level', 'rearranged', 'lia_tensors']
 
 # %% ../../nbs/43_models.lia.ipynb #b225df54
@@ -130,7 +130,9 @@ class Lia(Animator):
         self.constant, self.first = nn.Parameter(torch.zeros(1, widths[0], 4, 4)), StyledConv(widths[0], widths[0], d)
         self.levels, self.upsample = nn.ModuleList(Level(a, b, d) for a, b in zip(widths, widths[1:])), Upsample()
 
-    def motion_numbers(self) -> int: return self.dictionary.numbers
+    def motion_numbers(self) -> int:
+        "The magnitudes of the directions."
+        return self.dictionary.numbers
 
 # %% ../../nbs/43_models.lia.ipynb #83df4d0a
 @extend(Lia)
@@ -148,14 +150,16 @@ def seeded_start(self, generator: torch.Generator):
 @extend(Lia)
 def encode(self, sources: torch.Tensor) -> Source:
     "Sources `(B, S, 3, H, W)` to what the driving frame does not change."
-    code, features = self.encoder(self.checked(sources).flatten(0, 1))
+    self.check_size(*sources.shape[-2:])
+    code, features = self.encoder(sources.flatten(0, 1))
     split = lambda x: x.unflatten(0, sources.shape[:2])
     return Source(split(code), [split(x) for x in features], split(self.magnitudes(code)), sources)
 
 @extend(Lia)
 def motion(self, driving: torch.Tensor) -> Motion:
     "Driving frames `(B, 3, H, W)` to their magnitudes."
-    return Motion(self.magnitudes(self.encoder(self.checked(driving))[0]))
+    self.check_size(*driving.shape[-2:])
+    return Motion(self.magnitudes(self.encoder(driving)[0]))
 
 @extend(Lia)
 @exact
@@ -164,12 +168,11 @@ def magnitudes(self, code: torch.Tensor) -> torch.Tensor:
     return self.head(code)
 
 @extend(Lia)
-def checked(self, images: torch.Tensor) -> torch.Tensor:
-    "The same pictures; raises `UserError` unless they have the size that the model was built for."
-    h, w = images.shape[-2:]
-    if h != self.config.size or w != self.config.size:
-        raise UserError(f"pictures of {w} × {h}: this model draws {self.config.size} × {self.config.size}; resize them")
-    return images
+def check_size(self, height: int, width: int):
+    "Raises `UserError` where a picture has another size than the model was built for."
+    size = self.config.size
+    if (height, width) != (size, size):
+        raise UserError(f"pictures of {width} × {height}: this model draws {size} × {size}; resize them")
 
 # %% ../../nbs/43_models.lia.ipynb #53cc6086
 @extend(Lia)

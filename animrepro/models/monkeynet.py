@@ -14,7 +14,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
-from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
+from ..blocks import constant_start, conv, doubled, seeded_init
 from ..converter import HOURGLASS, Networks, Official, to_step, under
 from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
@@ -191,10 +191,9 @@ class MonkeyNet(Animator):
         self.refine = nn.Sequential(*bottleneck(last, config.blocks, norm))
         self.final = conv(last, 3, 1)
 
-    def check_size(self, height: int, width: int):
-        "Raises `UserError` where a picture does not fit the networks."
+    def multiple(self) -> int:
         c = self.config
-        check_multiple(height, width, math.lcm(c.step * 2**max(c.levels, c.motion_levels), 2**c.down, c.embedding_step))
+        return math.lcm(c.step * 2**max(c.levels, c.motion_levels), 2**c.down, c.embedding_step)
 
     def motion_numbers(self) -> int:
         "Two per keypoint, and three for its symmetric covariance."

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['LEAST_VARIANCE', 'ROWS', 'Config', 'principal_axes', 'half_turn', 'facing', 'Regions', 'candidate_maps',
            'RegionDetector', 'PairEncoder', 'PixelwiseFlow', 'as_vectors', 'from_vectors', 'RegionAvd', 'Source',
-           'Loss', 'Mraa', 'check_size', 'seeded_start', 'encode', 'prepare', 'motion', 'transfer', 'find_flow',
-           'paint', 'render', 'candidates', 'map_equivariance', 'losses', 'finish_training', 'RegionParams',
-           'BackgroundParams', 'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
+           'Loss', 'Mraa', 'multiple', 'seeded_start', 'encode', 'prepare', 'motion', 'transfer', 'find_flow', 'paint',
+           'render', 'candidates', 'map_equivariance', 'losses', 'finish_training', 'RegionParams', 'BackgroundParams',
+           'BottleParams', 'FlowParams', 'GeneratorParams', 'MraaParams', 'by_columns']
 
 # %% ../../nbs/45_models.mraa.ipynb #80b2a6f4
-import torch, torch.nn.functional as F
+import math, torch, torch.nn.functional as F
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from torch import nn
 from ..avd import AvdNetwork, disentangle
-from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
+from ..blocks import constant_start, conv, doubled, seeded_init
 from ..converter import HOURGLASS, LAYERS, Networks, Official, to_step, under
 from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
 from ..data.pairs import Batch
@@ -240,13 +240,10 @@ class Mraa(Animator):
 
 # %% ../../nbs/45_models.mraa.ipynb #5f5b2691
 @extend(Mraa)
-def check_size(self, height: int, width: int):
-    "Raises `UserError` where a picture does not fit the networks."
-    config = self.config
-    check_multiple(
-        height, width,
-        max(config.step * 2**max(config.levels, config.motion_levels), 2**config.down,
-            2**config.background_levels * config.background))
+def multiple(self) -> int:
+    "What both sides of a picture must be multiples of."
+    c = self.config
+    return math.lcm(c.step * 2**max(c.levels, c.motion_levels), 2**c.down, 2**(c.background_levels * c.background))
 
 @extend(Mraa)
 def seeded_start(self, generator: torch.Generator):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'Config', 'PointRegressor', 'candidate_maps', 'dropout_softmax', 'dropout_probability', 'draw_kept', 'Flow',
-           'DenseMotion', 'Source', 'Motion', 'Loss', 'Tpsmm', 'check_size', 'seeded_start', 'encode', 'prepare',
+           'DenseMotion', 'Source', 'Motion', 'Loss', 'Tpsmm', 'multiple', 'seeded_start', 'encode', 'prepare',
            'encoder', 'motion', 'transfer', 'find_flow', 'predict_background', 'bend', 'mask', 'paint', 'render',
            'candidates', 'warp_loss', 'losses', 'finish_training', 'TpsmmCommon', 'TpsmmGenerator', 'AvdParams',
            'TpsmmParams']
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from torch import nn
 from ..avd import AvdNetwork, disentangle
-from ..blocks import check_multiple, constant_start, conv, doubled, seeded_init
+from ..blocks import constant_start, conv, doubled, seeded_init
 from ..core import (Depth, Extent, Length, Positive, Share, Side, UserError, Weight, exact, extend,
     full_precision, torch_generator)
 from ..data.pairs import Batch
@@ -88,7 +88,8 @@ def candidate_maps(source: torch.Tensor, driving: torch.Tensor, background: torc
 
 # %% ../../nbs/42_models.tpsmm.ipynb #07126d19
 def dropout_softmax(logits: torch.Tensor, kept: torch.Tensor, p: float, rule: str) -> torch.Tensor:
-    "Contributions `(B, K + 1, h, w)` with the splines where `kept (B, K)` is False switched off (TPSMM Eq. 7, 8)."
+    """Contributions `(B, K + 1, h, w)` of logits of that shape, with the splines where `kept (B, K)` is False switched
+    off (TPSMM Eq. 7, 8). `p`: the probability at which they were dropped, by which the paper's `rule` divides."""
     weight = F.pad(kept.to(logits) / (1 - p if rule == "paper" else 1), (1, 0), value=1.0)
     shares = (logits - logits.amax(1, keepdim=True)).exp() * weight[..., None, None]
     return shares / (shares.sum(1, keepdim=True) + 1e-6)
@@ -132,7 +133,9 @@ class DenseMotion(nn.Module):
         self.masks = nn.ModuleList(head(c, 1) for c in channels[-self.levels:] + grown[1:])
 
     def forward(self, small: torch.Tensor, source: torch.Tensor, driving: torch.Tensor, background: torch.Tensor | None,
-                dropout: tuple | None = None) -> Flow:
+                dropout: tuple[torch.Tensor, float] | None = None) -> Flow:
+        """Small sources `(B, 3, h, w)`, keypoints of both pictures `(B, K, 5, 2)` and the map of the background `(B, 2,
+        3)` to the flow. `dropout`: which splines are kept `(B, K)`, and the probability of dropping."""
         h, w = small.shape[-2:]
         maps = candidate_maps(source, driving, background, self.config.regulariser, h, w)
         change = heatmap_change(source.flatten(1, 2), driving.flatten(1, 2), h, w, self.config.variance)
@@ -207,16 +210,15 @@ class Tpsmm(Animator):
         if self.avd is None: self.modes = self.modes[:2]
 
     def motion_numbers(self) -> int:
-        """Ten per spline and six for the background: what would be sent. The paper counts the spline's six affine
-        coefficients too: K (6 + 10) + 6."""
+        """Ten per spline, and the six of the background, which the paper counts though a sender does not know them:
+        they follow from both pictures. It counts the spline's six affine coefficients too: K (6 + 10) + 6."""
         return 2 * POINTS * self.config.transforms + 6 * self.config.background
 
 # %% ../../nbs/42_models.tpsmm.ipynb #f2654f5a
 @extend(Tpsmm)
-def check_size(self, height: int, width: int):
-    "Raises `UserError` where a picture does not fit the networks."
-    multiple = max(2**self.config.down, self.config.step * 2**self.config.motion_levels)
-    check_multiple(height, width, multiple)
+def multiple(self) -> int:
+    "What both sides of a picture must be multiples of."
+    return math.lcm(2**self.config.down, self.config.step * 2**self.config.motion_levels)
 
 @extend(Tpsmm)
 def seeded_start(self, generator: torch.Generator):
@@ -270,8 +272,9 @@ def transfer(self, source: Source, motion: Motion, start: Motion, mode: Mode) ->
 # %% ../../nbs/42_models.tpsmm.ipynb #f17190bd
 @extend(Tpsmm)
 def find_flow(self, source: Source, motion: Motion, background: torch.Tensor | None,
-              dropout: tuple | None = None) -> Flow:
-    "Flow and masks of every source for every frame, `frames · S` in all."
+              dropout: tuple[torch.Tensor, float] | None = None) -> Flow:
+    """Flow and masks of every source for every frame, `frames · S` in all; `background (frames · S, 2, 3)`,
+    `dropout` as `DenseMotion` takes it."""
     n, s = len(motion.points), source.small.shape[1]
     return self.dense(each_source(source.small, n), each_source(source.points, n), each_frame(motion.points, s),
                       background, dropout)
@@ -339,7 +342,8 @@ def candidates(self, source: Source, motion: Motion, height: int,
 # %% ../../nbs/42_models.tpsmm.ipynb #34b98c60
 @extend(Tpsmm)
 def warp_loss(self, source: Source, flow: Flow, driving: torch.Tensor) -> torch.Tensor:
-    "Sum over levels of the mean difference between moved source features and driving features (TPSMM Eq. 13)."
+    """Sum over levels of the mean difference between moved source features and those of driving frames `(B, 3, H, W)`
+    (TPSMM Eq. 13): a scalar."""
     still, s = Flow(flow.map, flow.contributions, [mask.detach() for mask in flow.masks]), source.small.shape[1]
     with torch.no_grad():
         wanted = [

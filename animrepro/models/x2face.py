@@ -141,12 +141,7 @@ class X2Face(Animator):
         self.embedding = EncoderDecoder(config, widest, 3, skips=True)
         self.driving = EncoderDecoder(config, config.code, 2, skips=False)
 
-    def check_size(self, height: int, width: int):
-        "Raises `UserError` where a picture cannot be halved `levels` times."
-        multiple = 2**self.config.levels
-        if height % multiple or width % multiple:
-            raise UserError(f"pictures of {width} × {height}: both sides must be multiples of {multiple}; "
-                            "resize them, or use fewer levels")
+    def multiple(self) -> int: return 2**self.config.levels
 
     def seeded_start(self, generator: torch.Generator):
         "Draws all first weights from `generator`; offsets start small, so the first frames hardly move."
