@@ -275,12 +275,14 @@ def show_tested(claim: Claim, ours: Verdict, new: Verdict) -> list[str]:
     # What differs is worth the line; then what both have, then what there is.
     answer = next(a for a in ("differs", "agrees", "not run", "no record")
                   if a in answers and (a != "not run" or any(ours.measured)))
-    q, a, b = next(x for x, y in zip(quantities, answers) if y == answer and (x[1] or x[2]))
+    # the first part that has the word of the whole, if there is one
+    parts = [(x, part == ours.word) for x, y, part in zip(quantities, answers, ours.judged) if y == answer]
+    q, a, b = max((x for x in parts if any(x[0][1:])), key=lambda x: x[1])[0]
     share = f" {answers.count(answer)}/{len(answers)}" if answer in ("agrees", "differs") and len(answers) > 1 else ""
     fit = lambda text, width: textwrap.shorten(text, width - 1, placeholder=" …").ljust(width)
     return [
-        f"{fit(claim.title, 46)}{claim.published:<38}{word:>16}",
-        f"   {fit(q.label, 37)}{summary(q, a):<24}{summary(q, b):<24}{answer + share:>12}"
+        f"{fit(claim.title, 46)}{fit(claim.published, 38)}{word:>16}",
+        f"   {fit(q.label, 37)}{summary(q, a):<23} {summary(q, b):<23} {answer + share:>12}"
     ]
 
 # %% ../nbs/81_claims.ipynb #29f675a5
@@ -293,7 +295,7 @@ def show_untested(claims: list[tuple[Claim, Verdict]]) -> list[str]:
 
 # %% ../nbs/81_claims.ipynb #e8024a46
 def show_claims(root: str | Path) -> str:
-    "One screen of plain text, 100 columns: each claim, the paper's numbers, the record's, this run's, and the verdict."
+    "Plain text, 100 columns: each claim, the paper's numbers, the record's, this run's, and the verdict."
     root = Path(root)
     record, run = (read_evidence(root / "results" / name) for name in ("record", "run"))
     claims = read_claims(root / "claims.yaml")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'averaged', 'learner', 'signature',
            'beside', 'save_progress', 'load_progress', 'start_from', 'take_over', 'go_on_from', 'complete', 'finite',
-           'train', 'pairs_of', 'readers', 'updates', 'term_gradients', 'gradients', 'finish']
+           'check_steady', 'train', 'pairs_of', 'readers', 'updates', 'term_gradients', 'gradients', 'finish']
 
 # %% ../nbs/50_train.ipynb #98203f65
 import copy, csv, hashlib, json, math, os, time
@@ -263,6 +263,7 @@ def complete(out: Path, signature: str) -> bool:
     same = (record.get("signature"), record.get("code")) == (signature, code_digest())
     return (out / "weights.safetensors").exists() and same
 
+# %% ../nbs/50_train.ipynb #6d1f0a11
 def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
     "The loss terms as numbers. `UserError` where one is not finite."
     values = {name: term.item() for name, term in terms.items()}
@@ -272,6 +273,17 @@ def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
             " rate, train.lr in params.yaml"
         )
     return values
+
+def check_steady(curve: list[dict], points: int = 8, most: float = 3.0):
+    """`UserError` where the perceptual term, averaged over the last `points` of a loss curve, is more than `most` times
+    the best such mean before."""
+    values = [point["perceptual"] for point in curve if "perceptual" in point]
+    means = [sum(values[i:i + points]) / points for i in range(len(values) - points + 1)]
+    if means and means[-1] > most * min(means):
+        raise UserError(
+            f"training: the perceptual term is {means[-1] / min(means):.1f} times what it had reached, at step"
+            f" {curve[-1]['step']}, so the training diverged; choose a lower rate, train.lr in params.yaml, or fp32"
+        )
 
 # %% ../nbs/50_train.ipynb #3e8b70c5
 def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: str | Path, resume: bool = False,
@@ -303,7 +315,9 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
         shown = step % max(1, steps // 200) == 0 or step == steps - 1
         saved = (step + 1) % config.train.save_every == 0 and step + 1 < steps
         values = finite(step, terms) if shown or saved else None
-        if shown: curve.append({"step": step, **values})
+        if shown:
+            curve.append({"step": step, **values})
+            check_steady(curve)
         if saved: save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
     if steps > first: save_progress(out / "state.pt", learn, steps, time.perf_counter() - start, curve, mark)
     if learn.accelerator.is_main_process:

@@ -96,7 +96,7 @@ def probe_numbers(probes: dict[str, Probe]) -> dict:
 @styled
 def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
     """Each loss term against the step, one line per run, by (method, seed), smoothed over a twentieth of it; faint
-    is the raw curve. A seed has a style of line."""
+    is the raw curve, where runs are few. A seed has a style of line."""
     terms = list(dict.fromkeys(c for curve in curves.values() for c in curve if c != "step"))
     wide = min(3, len(terms))
     fig = Figure(figsize=(2.5 * wide, 2.0 * math.ceil(len(terms) / wide) + 0.3))
@@ -106,12 +106,13 @@ def curves_figure(curves: dict[tuple[str, int], pd.DataFrame]) -> Figure:
         for (method, seed), curve in curves.items():
             if term not in curve: continue
             smooth = curve[term].rolling(max(1, len(curve) // 20), min_periods=1).mean()
-            ax.plot(curve.step, curve[term], color=colour_of(method), alpha=0.25, lw=0.6)
+            if len(curves) <= 4: ax.plot(curve.step, curve[term], color=colour_of(method), alpha=0.25, lw=0.6)
             ax.plot(curve.step, smooth, color=colour_of(method), ls=styles[seed], label=title_of(method))
-        ax.set(title=term, xlabel="step",
+        ax.set(title=term.replace("_", " "), xlabel="step",
                yscale="log" if min(c[term].min() for c in curves.values() if term in c) > 0 else "linear")
         if ax.get_yscale() == "log":  # the ticks of a log axis as plain numbers
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            low, high = ax.get_ylim()
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 50 * low else (1, 3)))
             ax.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
     for ax in axes[::wide]: ax.set_ylabel("weighted loss")
     for ax in axes[len(terms):]: ax.axis("off")

@@ -265,7 +265,7 @@ class Loss(LossConfig):
 
 class Fv2v(Animator):
     "One-shot free-view neural talking-head synthesis (Wang et al. 2021), as an unofficial repository builds it."
-    name, title, order, colour = "fv2v", "face-vid2vid", 60, "#e377c2"
+    name, title, order, colour = "fv2v", "face-vid2vid", 60, "#6A3D9A"
     Config, Loss, modes = Config, Loss, ("absolute", "relative")
     smallest = dict(size=32, keypoints=4, layers=4, shrink=2, width=8, levels=2, ceiling=16, pose_stem=8, pose_width=8,
                     pose_blocks=(1, 1), compress=2, motion_width=8, motion_levels=2, motion_ceiling=16, head=3,
