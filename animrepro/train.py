@@ -275,8 +275,8 @@ def finite(step: int, terms: dict[str, torch.Tensor]) -> dict[str, float]:
     return values
 
 def check_steady(curve: list[dict], points: int = 8, most: float = 3.0):
-    """`UserError` where the perceptual term, averaged over the last `points` of a loss curve, is more than `most` times
-    the best such mean before."""
+    """`UserError` where the perceptual term, averaged over the last `points` of a loss curve, is more than `most`
+    times the best such mean before."""
     values = [point["perceptual"] for point in curve if "perceptual" in point]
     means = [sum(values[i:i + points]) / points for i in range(len(values) - points + 1)]
     if means and means[-1] > most * min(means):
