@@ -433,7 +433,8 @@ def samples(folder: Path):
 def animate(weights, sources, driving, received, out, codes, mode, frames, device, precision, compiled, top_k,
             **angles):
     """Make the subject of the source pictures move like the driving video. The result has the size that WEIGHTS were
-    trained at; those of the project draw 64 × 64. What is not square is cut to the middle. With --codes and without --out nothing is drawn."""
+    trained at; those of the project draw 64 × 64. What is not square is cut to the middle. With --codes
+    and without --out nothing is drawn."""
     from animrepro.animate import animate, animate_codes, load_sources
     from animrepro.checkpoint import load_weights
     check_motion(sources, driving, received, out, codes, frames)

@@ -76,7 +76,10 @@ def run_notebook(path: str | Path, out: str | Path, parameters: dict[str, str] |
     failed = out.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     with write_atomic(out) as temp:
-        try: papermill.execute_notebook(path, temp, values, kernel_name="python3", progress_bar=sys.stderr.isatty())
+        try:
+            # a kernel of ours alone warns that its connection is not encrypted
+            papermill.execute_notebook(path, temp, values, kernel_name="python3", progress_bar=sys.stderr.isatty(),
+                                       extra_arguments=["--IPKernelApp.log_level=ERROR"])
         except papermill.PapermillExecutionError as e:
             problem, cause = f"cell {e.cell_index} raised {e.ename}: {e.evalue}", e
         except DeadKernelError as e: problem, cause = "the kernel died, perhaps for lack of memory", e
