@@ -345,7 +345,7 @@ def find_parts(scores: pd.DataFrame, rows: dict[str, pd.DataFrame]):
     def apart(c: Contrast, run: str, metric: str) -> Part:
         group, terms = run.rpartition("-")[0], c.share(run)
         return {s: sum(sign * scored[f"{group}-{s}", n][metric] for n, sign in terms) for s in seeds[group]
-                if all((f"{group}-{s}", n) in scored for n, _ in terms)}
+                if all(metric in scored.get((f"{group}-{s}", n), ()) for n, _ in terms)}
     def parts(lines: list[dict]) -> list[Part] | None:
         found = {line["seed"]: values(line) for line in lines}
         if any(v is None for v in found.values()): return None
