@@ -71,7 +71,7 @@ def papers_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
     rows = []
     for paper, numbers in count_verdicts(claims, verdicts).items():
         notebooks = " · ".join(f"[{what}](nbs/{page})" for what, page in zip(("paper", "method"), PAGES[paper]))
-        rows.append((PAPERS[paper], notebooks, *map(str, numbers)))
+        rows.append((f"{PAPERS[paper]} ({paper})", notebooks, *map(str, numbers)))
     table = markdown_lines(("paper", "read", *WORDS), rows)
     return f"{table}\n\n[Every claim](results/record/claims.md): rule, protocol, evidence, verdict."
 
