@@ -10,7 +10,7 @@ __all__ = ['MADE_UP', 'OTHERS', 'COMPONENTS', 'VARIANTS', 'COMPARED', 'Term', 'G
            'find_parts', 'flatten', 'pool', 'Evidence', 'read_evidence', 'read_sweep']
 
 # %% ../nbs/73_evidence.ipynb #d740eed7
-import itertools, json
+import functools, itertools, json, operator
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -287,11 +287,10 @@ def by_frame(rows: dict[str, pd.DataFrame]) -> dict[Term, pd.DataFrame]:
 # %% ../nbs/73_evidence.ipynb #b29788b7
 def paired(contrast: Contrast, scored: dict[Term, pd.DataFrame]) -> pd.DataFrame:
     "A contrast frame by frame, one column per metric; NaN where a term has no score."
-    plus, less = (sum(scored[t] for t in terms) for terms in (contrast.plus, contrast.less))
-    return pd.DataFrame({
-        first: plus[first] - less[second]
-        for first, second in contrast.metrics() if first in plus and second in less
-    })
+    total = lambda terms: functools.reduce(operator.add, [scored[t] for t in terms])
+    plus, less = total(contrast.plus), total(contrast.less)
+    pairs = [(first, second) for first, second in contrast.metrics() if first in plus and second in less]
+    return plus[[a for a, _ in pairs]] - less[[b for _, b in pairs]].set_axis([a for a, _ in pairs], axis=1)
 
 # %% ../nbs/73_evidence.ipynb #0d0671f9
 GAIN_COLUMNS = [
@@ -357,8 +356,8 @@ def find_parts(scores: pd.DataFrame, rows: dict[str, pd.DataFrame]):
 # %% ../nbs/73_evidence.ipynb #7f9fbde2
 def flatten(part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Values, seeds and clips of all rows of a part."
-    flat = pd.concat(part, names=["seed"])
-    return flat.to_numpy(), *(flat.index.get_level_values(k).to_numpy() for k in ("seed", "clip"))
+    return (np.concatenate([v.to_numpy() for v in part.values()]), np.repeat([*part], [len(v) for v in part.values()]),
+            np.concatenate([v.index.get_level_values("clip") for v in part.values()]))
 
 def pool(scores: pd.DataFrame, gains: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     "Scores (their `minus` is empty) and gains with the columns `POOLED_COLUMNS`: one line for all seeds of a run."
