@@ -26,7 +26,9 @@ def git_state() -> dict:
     None outside a clone."""
     root = Path(animrepro.core.__file__).parents[1]
     def ask(*words):
-        try: return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20)
+        # without optional locks: a process that is killed while `status` renews the index would leave its lock behind
+        command = ["git", "--no-optional-locks", "-C", root, *words]
+        try: return subprocess.run(command, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired): return None
     head = ask("rev-parse", "HEAD")
     changed = ask("status", "--porcelain", "--untracked-files=no", "--", "animrepro", "params.yaml")
