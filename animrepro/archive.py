@@ -22,7 +22,7 @@ from .evidence import (Evidence, contrasts, find_gains, in_order, pool, read_evi
 from .forms import write_bytes, write_text
 from .readme import readme_drift
 from .record import git_state, write_json
-from .tables import headline, write_blocks, write_tables
+from .tables import gather, headline, save_gains, write_blocks, write_tables
 
 # %% ../nbs/83_archive.ipynb #a0f45f50
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -55,8 +55,8 @@ def promote(root: str | Path, note: str = "") -> list[str]:
     """Makes the results of this run results of record and gives the names of its runs; `note` says why in the log.
     Raises `UserError` if an evaluation is missing."""
     root = Path(root)
-    write_tables(root)
-    run, target = read_evidence(root / "results" / "run"), root / "results" / "record"
+    # read back, for what is computed again later starts from the digits that are stored
+    run, target = read_evidence(gather(root).folder), root / "results" / "record"
     before = read_evidence(target)
     for name, path in row_files(run_folders(root)).items():
         save_rows(target / "rows" / f"{name}.parquet", pd.read_parquet(path))
@@ -82,8 +82,7 @@ def promote(root: str | Path, note: str = "") -> list[str]:
         name
         for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")
     ])
-    write_blocks(target / "tables", record, None)
-    # printed from the digits that are stored, as `--check` prints them
+    save_gains(target / "tables", record)
     write_blocks(target / "tables", read_evidence(target), None)
     # they show the record, which is another one now; so a second call, or one after a kill, changes nothing
     write_tables(root)

@@ -15,12 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from IPython.display import Markdown
 from .core import UserError, load_params, load_yaml, project_root, sha256, typed
 from .evaluate import run_name
 from .judge import WORDS, Rule, beats_copy, combine, judge, power, spread_tolerance
-from .models.contract import create_model
+from .models.contract import method_class
 from .stats import Interval
 from .evidence import Evidence, find_gains, read_evidence, sweep_of, title_of
 from .forms import as_gain, cell, markdown_lines
@@ -154,7 +154,9 @@ def measure_code(quantity: Quantity, evidence: Evidence, runs: list[str]) -> Mea
         r["config"]["model"] for r in evidence.run_records()
         if run_name(*(r[k] for k in ("dataset", "scale", "method", "variant", "seed"))) in runs
     ]
-    models = [create_model(quantity.method, config) for config in configs]
+    cls = method_class(quantity.method)
+    with torch.device("meta"):  # the architecture is asked, so no weights are drawn
+        models = [cls(typed(cls.Config, config, "model")) for config in configs]
     sizes = [float(m.motion_numbers() / getattr(m.config, quantity.code)) for m in models]
     return Measured(Interval(float(np.mean(sizes)), min(sizes), max(sizes), 0, 0), sizes) if sizes else None
 

@@ -324,7 +324,7 @@ def load_yaml(path: str | Path) -> dict:
     try:
         if (size := Path(path).stat().st_size) > LARGEST_YAML:
             raise UserError(f"{path}: {size} bytes are too many for parameters; check the name")
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf8"))
+        loaded = yaml.load(Path(path).read_text(encoding="utf8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError as e: raise UserError(f"{path}: no such file; check the name") from e
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())}); correct it there") from e

@@ -21,6 +21,7 @@ from .models.contract import methods
 from .stats import Interval, bootstrap_mean, crossed_sum
 
 # %% ../nbs/73_evidence.ipynb #9a8dfb00
+@functools.cache
 def published() -> pd.DataFrame:
     """The published numbers: paper, table, dataset, method, sources, variant, metric, value and std (texts as
     printed), note."""

@@ -10,7 +10,7 @@ __all__ = ['clip_sums', 'draws', 'Interval', 'bootstrap_mean', 'paired_differenc
 import functools
 from dataclasses import dataclass
 from typing import Literal
-import numpy as np
+import numpy as np, pandas as pd
 from .core import UserError, rng
 
 # %% ../nbs/60_stats.ipynb #92729939
@@ -22,7 +22,7 @@ def clip_sums(values: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.nda
         raise UserError(
             f"bootstrap: {values.shape} values and {clips.shape} clip names do not fit; give one clip name per row")
     valid = ~np.isnan(values)
-    _, index = np.unique(clips[valid], return_inverse=True)
+    index, _ = pd.factorize(clips[valid], sort=True)
     return np.bincount(index, values[valid]), np.bincount(index)
 
 # %% ../nbs/60_stats.ipynb #3edbb19f
@@ -83,7 +83,7 @@ def seed_table(values: np.ndarray, seeds: np.ndarray,
     """Clip means `(S, C)` of rows `(N,)`, the numbers of rows that they rest on, and the names of the clips `(C,)`. A
     row that is NaN does not count; a seed that has none of a clip has NaN there."""
     values, valid = np.asarray(values, np.float64), ~np.isnan(np.asarray(values, np.float64))
-    (seeds, row), (names, column) = (np.unique(x, return_inverse=True) for x in (seeds, clips))
+    (row, seeds), (column, names) = (pd.factorize(np.asarray(x), sort=True) for x in (seeds, clips))
     place, S, C = (row * len(names) + column)[valid], len(seeds), len(names)
     counts = np.bincount(place, minlength=S * C).reshape(S, C)
     sums = np.bincount(place, values[valid], S * C).reshape(S, C)

@@ -8,7 +8,7 @@ __all__ = ['IW_SCORES', 'LIA_SCORES', 'TPSMM_SCORES', 'TABLES', 'PICTURE_LOSSES'
            'name_criterion', 'tell_criteria', 'our_blocks', 'by_mode', 'notes', 'missing_block', 'printed_notes',
            'published_blocks', 'shared_baselines', 'why_unlike', 'disagreement', 'disagreement_blocks',
            'calibration_blocks', 'read_speed', 'number', 'read_keypoint_cost', 'cost_block', 'speed_blocks', 'to_long',
-           'headline', 'write_blocks', 'write_tables']
+           'headline', 'save_gains', 'write_blocks', 'gather', 'write_tables']
 
 # %% ../nbs/75_tables.ipynb #2afb1147
 import itertools
@@ -456,6 +456,11 @@ def headline(run: Evidence) -> dict:
     return numbers
 
 # %% ../nbs/75_tables.ipynb #8dbddd73
+def save_gains(folder: Path, evidence: Evidence):
+    "Writes gains, and scores and gains pooled over seeds, as `read_evidence` reads them."
+    save_table(folder / "gains.csv", evidence.gains)
+    save_table(folder / "pooled.csv", evidence.pooled)
+
 def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
     """Writes every table in its three forms, the disagreement between papers, the calibration, the speed, and the
     numbers to watch. Without `run` (the folder of record itself) its block is left out."""
@@ -464,12 +469,11 @@ def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
                           record) + (our_blocks(table, "This run", run) if run else [])
         write_forms(folder / table.name, table.title,
                     published_blocks(table) + ours + missing_block(table, record, *([run] if run else [])))
-        if table.name == "gains": save_table(folder / "gains.csv", (run or record).gains)
-        else:
-            save_table(
-                folder / f"{table.name}.csv",
-                to_long(table, record, run or Evidence(folder, record.scores[:0], record.gains[:0], record.pooled[:0])))
-    save_table(folder / "pooled.csv", (run or record).pooled)
+        if table.name == "gains": continue
+        save_table(
+            folder / f"{table.name}.csv",
+            to_long(table, record, run or Evidence(folder, record.scores[:0], record.gains[:0], record.pooled[:0])))
+    save_gains(folder, run or record)
     write_json(folder / "headline.json", headline(run or record))
     write_forms(folder / "disagreement", "The same baseline in several papers", disagreement_blocks())
     save_table(folder / "disagreement.csv", disagreement())
@@ -483,12 +487,16 @@ def write_blocks(folder: Path, record: Evidence, run: Evidence | None):
     if cost := read_keypoint_cost(run or record): write_json(folder / "speed.json", cost)
 
 # %% ../nbs/75_tables.ipynb #e91068ab
+def gather(root: str | Path) -> Evidence:
+    "Saves the scores and gains of this run in `results/run`. Raises `UserError` if an evaluation is missing."
+    scores, rows = collect(Path(root)), read_rows(run_folders(Path(root)))
+    gains = find_gains(scores, rows)
+    run = Evidence(Path(root) / "results" / "run", scores, gains, pool(scores, gains, rows))
+    save_table(run.folder / "scores.csv", scores)
+    save_gains(run.folder / "tables", run)
+    return run
+
 def write_tables(root: str | Path):
     "Writes `results/run/scores.csv` and `results/run/tables`. Raises `UserError` if an evaluation is missing."
-    root = Path(root)
-    made, scores = root / "results" / "run", collect(root)
-    rows = read_rows(run_folders(root))
-    gains = find_gains(scores, rows)
-    run = Evidence(made, scores, gains, pool(scores, gains, rows))
-    save_table(made / "scores.csv", scores)
-    write_blocks(made / "tables", read_evidence(root / "results" / "record"), run)
+    run = gather(root)
+    write_blocks(run.folder / "tables", read_evidence(Path(root) / "results" / "record"), run)

@@ -24,7 +24,8 @@ def forks():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload([
-        "matplotlib.pyplot", "nbdev.test", "pytest", *(f"animrepro.{m}" for m in (
+        "lpips", "matplotlib.pyplot", "nbdev.test", "papermill", "pytest", "scipy.stats", "torch._dynamo",
+        *(f"animrepro.{m}" for m in (
             "cli", "animate", "data.catalog", "evaluate", "models.fomm", "models.official", "probe", "sweep", "tables",
             "train", "claims"))
     ])

@@ -16,7 +16,7 @@ from animrepro.stats import Interval
 from animrepro.archive import merge, promote, seal
 from animrepro.evidence import collect, in_order, published, read_evidence, read_scores, sweep_of
 from animrepro.forms import MISSING, Block, escape_latex, to_latex, to_markdown
-from animrepro.tables import TABLES, disagreement, published_blocks, write_tables
+from animrepro.tables import TABLES, disagreement, gather, published_blocks, write_tables
 
 PARAMS = (
     "run: {datasets: [puppets, actions], methods: [implicit_warping], seeds: [0, 1]}\ndatasets: {}\nmethods:"
@@ -300,7 +300,7 @@ def test_exactly_the_runs_of_params_are_read(project):
 def test_a_missing_evaluation_is_named(project):
     path = project / "results" / "run" / "evaluate" / "actions-implicit_warping-1" / "scores.csv"
     path.unlink()
-    with pytest.raises(UserError, match=re.escape(str(path))): write_tables(project)
+    with pytest.raises(UserError, match=re.escape(str(path))): gather(project)
     assert not (project / "results" / "run" / "scores.csv").exists()
 
 
@@ -317,10 +317,10 @@ def test_two_data_sets_with_one_name_are_refused(project):
 
 
 def test_gains_are_paired_and_survive_missing_rows(project):
-    write_tables(project)
+    gather(project)
     with_rows = read_evidence(project / "results" / "run").gains
     for path in (project / "results" / "run").rglob("rows.parquet"): path.unlink()
-    write_tables(project)
+    gather(project)
     without = read_evidence(project / "results" / "run").gains
     assert with_rows["run"].equals(without["run"]) and np.allclose(with_rows["value"], without["value"], atol=1e-3)
     assert with_rows["low"].notna().all() and without["low"].isna().all()
@@ -331,9 +331,7 @@ def test_gains_are_paired_and_survive_missing_rows(project):
 
 
 def test_no_column_holds_published_numbers_and_ours(project):
-    write_tables(project)
     promote(project)
-    write_tables(project)
     for table in (t for t in TABLES if t.paper == "IW" and t.metrics):
         long = pd.read_csv(project / "results" / "run" / "tables" / f"{table.name}.csv")
         assert long["published"].notna().any() and long["record"].notna().any() and long["this_run"].notna().any()
@@ -347,7 +345,7 @@ def test_no_column_holds_published_numbers_and_ours(project):
 
 
 def test_gains_compare_methods_once_and_gains_of_gains(three):
-    write_tables(three)
+    gather(three)
     gains = read_evidence(three / "results" / "run").gains
     assert not gains.duplicated(["run", "sources", "metric", "minus"]).any()
     main = gains[(sweep_of(gains) == "") & (gains["metric"] == "psnr") & (gains["dataset"] == "puppets") &
@@ -373,9 +371,7 @@ def test_gains_compare_methods_once_and_gains_of_gains(three):
 
 
 def test_tables_of_tpsmm(three):
-    write_tables(three)
     promote(three)
-    write_tables(three)
     folder = three / "results" / "run" / "tables"
     expected = {"tpsmm_table1": 2 * 3, "tpsmm_table3": 6 * 3 + 1, "tpsmm_table4": 5 * 3 + 1, "cross": 2 * (2 + 3)}
     for name, rows in expected.items():
@@ -478,7 +474,7 @@ def test_markdown_rows_have_equal_cells():
 # ----------------------------------------------------------------------------------------------------------------------
 
 def test_verdicts_have_five_ends(project):
-    write_tables(project)
+    gather(project)
     found = verdicts(project)
     assert found["more_sources_psnr"] == found["more_sources_l1"] == found["gain_size"] == found[
         "better_than_copy"] == found["residual_helps"] == "reproduced"
@@ -511,7 +507,7 @@ def set_pooled(root, which, **values):
                           (0.5, np.nan, np.nan, "unresolved"), (-0.1, -0.3, 0.1, "unresolved"),
                           (-0.2, -0.3, -0.1, "contradicted")])
 def test_a_difference_needs_an_interval_clear_of_zero(project, value, low, high, word):
-    write_tables(project)
+    gather(project)
     set_pooled(project, lambda minus: "variant" in minus, value=value, low=low, high=high)
     found = find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run"))
     assert found.word == word and ("could be seen" in found.reason) == (word == "unresolved" and low == low)
@@ -521,14 +517,14 @@ def test_a_difference_needs_an_interval_clear_of_zero(project, value, low, high,
                                                     (0.7, 0.65, 0.75, "contradicted")])
 def test_a_bound_that_is_not_zero_is_kept_by_the_whole_interval(project, value, low, high, word):
     "Three sources must gain 0.8 dB at least: an interval clear of zero is not enough."
-    write_tables(project)
+    gather(project)
     set_pooled(project, lambda minus: minus == "sources=1", value=value, low=low, high=high)
     quantity = claim("gain_size").quantities[0]
     assert judge(measure(quantity, read_evidence(project / "results" / "run")).value, claim("gain_size").rule) == word
 
 
 def test_a_base_that_does_not_beat_copying_is_not_judged(project):
-    write_tables(project)
+    gather(project)
     set_pooled(project, lambda minus: minus == "method=copy", low=-0.1)
     found = find_verdict(claim("residual_helps"), read_evidence(project / "results" / "run"))
     assert found.word == "not tested" and found.reason.startswith("the base does not clearly beat copying")
@@ -541,7 +537,7 @@ def test_what_holds_by_construction_is_shown_and_not_counted(project):
     claims = read_claims(ROOT / "claims.yaml")
     checks = [c for c in claims if c.kind != "claim"]
     assert {"compact_code", "lia_orthogonal", "better_than_copy"} <= {c.id for c in checks}
-    write_tables(project)
+    gather(project)
     evidence = read_evidence(project / "results" / "run")
     counted = count_verdicts(claims, [find_verdict(c, evidence) for c in claims])
     assert sum(map(sum, counted.values())) == len(claims) - len(checks)
@@ -558,7 +554,7 @@ def test_seeds_of_record_say_what_repeats_it():
 
 
 def test_verdicts_on_methods_and_their_components(three):
-    write_tables(three)
+    gather(three)
     found = verdicts(three)
     good = {
         "better_than_fomm", "tpsmm_l1", "tpsmm_motion", "tpsmm_same_size", "tpsmm_dropout", "tpsmm_masks",
@@ -573,7 +569,7 @@ def test_verdicts_on_methods_and_their_components(three):
 
 
 def test_sweeps_and_smoke_runs_are_no_evidence_for_main_claims(project):
-    write_tables(project)
+    gather(project)
     evidence, quantity = read_evidence(project / "results" / "run"), claim("more_sources_psnr").quantities[0]
     assert len(measure(quantity, evidence).by_seed) == 2
     for table in (evidence.scores, evidence.gains, evidence.pooled): table.loc[sweep_of(table) == "", "scale"] = "smoke"
@@ -581,7 +577,7 @@ def test_sweeps_and_smoke_runs_are_no_evidence_for_main_claims(project):
 
 
 def test_evidence_beyond_scores(project):
-    write_tables(project)
+    gather(project)
     made = project / "results" / "run"
     config = dict(size=32, keypoints=5, width=16, levels=2, ceiling=16, features=16, values=16, blocks=1, extra=4)
     write_json(
@@ -636,7 +632,7 @@ REPEATED = {
 def test_the_screen_works_with_any_part_of_the_evidence(project):
     nothing = show_claims(project)
     assert "0 reproduced" in nothing and "no record" not in nothing and nothing.count("agrees") == 0
-    write_tables(project)
+    gather(project)
     run_only = show_claims(project)
     assert "reproduced*" in run_only and "no record" in run_only
     promote(project)
