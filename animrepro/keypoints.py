@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOME', 'normalised', 'soft_argmax', 'gaussian_maps', 'covariances', 'hull_size', 'relative_points', 'Keypoints',
-           'KeypointDetector']
+           'empty_homes', 'draw_homes', 'near_home', 'KeypointDetector']
 
 # %% ../nbs/26_keypoints.ipynb #0e8589d8
 import torch
@@ -71,9 +71,25 @@ class Keypoints:
     def __getitem__(self, frames) -> "Keypoints":
         return Keypoints(*(getattr(self, f.name)[frames] for f in fields(self)))
 
-# %% ../nbs/26_keypoints.ipynb #7a52fcd1
+# %% ../nbs/26_keypoints.ipynb #d5f7999e
 HOME = 0.5  # how far a keypoint strays from its home: the width of a Gaussian, in units of [-1, 1]
 
+def empty_homes(keypoints: int, spread: float) -> nn.Parameter | None:
+    "Homes `(K, 2)` that `draw_homes` fills; none where they have no `spread`."
+    return nn.Parameter(torch.zeros(keypoints, 2)) if spread else None
+
+def draw_homes(home: nn.Parameter | None, spread: float, generator: torch.Generator):
+    "Puts homes within ±`spread` of the middle of the picture."
+    if home is None: return
+    with torch.no_grad(): home.copy_(spread * (2 * torch.rand(home.shape, generator=generator) - 1))
+
+def near_home(heat: torch.Tensor, home: torch.Tensor | None, align_corners: bool = False) -> torch.Tensor:
+    "Heatmaps `(B, K, h, w)` before their softmax, lowered by the distance from the keypoint's home."
+    if home is None: return heat
+    away = (make_grid(*heat.shape[-2:], align_corners).to(heat) - home[:, None, None]).square().sum(-1)
+    return heat - away / (2 * HOME**2)
+
+# %% ../nbs/26_keypoints.ipynb #7a52fcd1
 class KeypointDetector(nn.Module):
     """Finds K keypoints with strengths in pictures `(B, 3, H, W)`; works at their size divided by `step` (IW, Fig.
     8: 4). With `spread`, each keypoint has a home that is learned; it starts within ±`spread` of the middle."""
@@ -81,24 +97,18 @@ class KeypointDetector(nn.Module):
                  spread: float = 0.0):
         super().__init__()
         self.temperature, self.step, self.spread = temperature, step, spread
-        self.home = nn.Parameter(torch.zeros(keypoints, 2)) if spread else None
+        self.home = empty_homes(keypoints, spread)
         self.hourglass = UNet(3, width, levels, ceiling)
         self.heatmap = conv(self.hourglass.outputs, keypoints, 7)
         self.strength = conv(self.hourglass.outputs, keypoints, 7)
 
     def seeded_start(self, generator: torch.Generator):
         "Draws the homes of the keypoints."
-        if self.home is not None:
-            with torch.no_grad():
-                self.home.copy_(self.spread * (2 * torch.rand(self.home.shape, generator=generator) - 1))
+        draw_homes(self.home, self.spread, generator)
 
     def forward(self, images: torch.Tensor) -> Keypoints:
         height, width = images.shape[-2] // self.step, images.shape[-1] // self.step
         features = self.hourglass(resize(images, height, width))
         heat, strength = (full_precision(x) for x in joined(features, self.heatmap, self.strength))
-        heat = heat / self.temperature
-        if self.home is not None:
-            away = (make_grid(height, width).to(heat) - self.home[:, None, None]).square().sum(-1)
-            heat = heat - away / (2 * HOME**2)
-        heat = normalised(heat)  # (B, K, h, w)
+        heat = normalised(near_home(heat / self.temperature, self.home))  # (B, K, h, w)
         return Keypoints(soft_argmax(heat), (strength * heat).sum((-2, -1)).sigmoid())

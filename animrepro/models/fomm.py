@@ -16,7 +16,7 @@ from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exa
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
 from ..hourglass import Downsample, Hourglass, SameBlock, bottleneck, down_blocks, up_blocks
-from ..keypoints import normalised, relative_points, soft_argmax
+from ..keypoints import draw_homes, empty_homes, near_home, normalised, relative_points, soft_argmax
 from ..losses import Criterion, LossConfig, equivariance, jacobian_equivariance
 from ..converter import DenseParams, HOURGLASS, LAYERS, Official, to_step, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
@@ -28,7 +28,8 @@ from ..warp import blend, edge_convention, resize_flow, warp, warp_each
 class Config:
     """Architecture of FOMM. `step` is the factor by which keypoints and flow are coarser than the picture.
     `align_corners` is the convention of sampling: True for weights of torch before 1.3, such as the authors' own,
-    False for the reference code as it runs today."""
+    False for the reference code as it runs today. `spread`: how far from the middle the homes of keypoints start (0:
+    no homes). `rest`: what is added at the start to the logit of the background's share, which rests."""
     size: Side = 256
     keypoints: Length = 10
     jacobian: bool = True
@@ -39,10 +40,12 @@ class Config:
     ceiling: Length = 1024
     padding: Extent = 0
     temperature: Positive = 0.1
+    spread: Weight = 0.0
     motion_width: Length = 64
     motion_levels: Depth = 5
     motion_ceiling: Length = 1024
     occlusion: bool = True
+    rest: float = 0.0
     variance: Positive = 0.01
     features: Length = 64
     features_ceiling: Length = 512
@@ -58,7 +61,7 @@ class AffineDetector(nn.Module):
     "Finds K keypoints with Jacobians in pictures `(B, 3, H, W)`."
     def __init__(self, config: Config):
         super().__init__()
-        self.temperature = config.temperature
+        self.temperature, self.home = config.temperature, empty_homes(config.keypoints, config.spread)
         self.small = Downsample(config.step)
         self.hourglass = Hourglass(3, config.width, config.levels, config.ceiling, config.norm)
         head = lambda outputs: nn.Conv2d(self.hourglass.channels[-1], outputs, 7, padding=config.padding)
@@ -69,7 +72,7 @@ class AffineDetector(nn.Module):
         features = self.hourglass(self.small(images))[-1]
         heat, *maps = (full_precision(x)
                        for x in joined(features, *(head for head in (self.heatmap, self.jacobian) if head is not None)))
-        heat = normalised(heat / self.temperature)
+        heat = normalised(near_home(heat / self.temperature, self.home, align_corners=True))
         points = soft_argmax(heat, align_corners=True)
         if self.jacobian is None: return AffineKeypoints(points, None)
         maps = maps[0].unflatten(1, (-1, 4))  # (B, K or 1, 4, h, w)
@@ -142,6 +145,9 @@ class Fomm(Animator):
         "Draws all first weights from `generator`; Jacobians start as the identity, as in the authors' code."
         seeded_init(self, generator)
         if self.detector.jacobian is not None: constant_start(self.detector.jacobian, (1, 0, 0, 1))
+        draw_homes(self.detector.home, self.config.spread, generator)
+        if self.config.rest:
+            with torch.no_grad(): self.dense.contribution.bias[0] += self.config.rest
         if self.config.carry: constant_start(self.final, (0.0,))
 
     def motion_numbers(self) -> int:
