@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'MethodConfig', 'method_config', 'learning_rate', 'Learner', 'averaged', 'learner', 'signature',
-           'beside', 'save_progress', 'load_progress', 'start_from', 'take_over', 'go_on_from', 'complete', 'finite',
-           'check_steady', 'train', 'pairs_of', 'readers', 'updates', 'term_gradients', 'gradients', 'finish']
+           'beside', 'Progress', 'save_progress', 'load_progress', 'start_from', 'take_over', 'go_on_from', 'complete',
+           'finite', 'check_steady', 'train', 'pairs_of', 'readers', 'updates', 'term_gradients', 'gradients', 'finish']
 
 # %% ../nbs/50_train.ipynb #98203f65
 import copy, csv, hashlib, json, math, os, time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 import torch
@@ -26,7 +26,7 @@ from .data.store import FrameStore
 from .inference import keep_memory
 from .losses import Criterion, LossConfig
 from .models.contract import Animator, Rendering, create_model, method_class, section_of
-from .record import circumstances, code_digest, peak_memory, write_json
+from .record import circumstances, code_digest, name_commit, peak_memory, write_json
 
 # %% ../nbs/50_train.ipynb #fb06ecbf
 @dataclass
@@ -199,27 +199,34 @@ def beside(learner: Learner) -> dict[str, dict]:
     return dict(discriminator={} if judge is None else judge.state_dict(),
                 optimizers={k: o.state_dict() for k, o in learner.optimizers.items()})
 
-def save_progress(path: Path, learner: Learner, step: int, seconds: float, curve: list, signature: str):
-    "Saves model, discriminator, optimisers, the next step, time spent and the loss curve. The main process writes."
+@dataclass
+class Progress:
+    "How far a run is: the next step, seconds spent, loss curve, and the commits whose code brought it there."
+    step: int = 0
+    seconds: float = 0.0
+    curve: list = field(default_factory=list)
+    commits: list = field(default_factory=list)
+
+def save_progress(path: Path, learner: Learner, progress: Progress, signature: str):
+    "Saves model, discriminator, optimisers and progress. The main process writes."
     if not learner.accelerator.is_main_process: return
     model = learner.accelerator.unwrap_model(learner.model)
     check_finite(path, model.state_dict())
     average = {} if learner.average is None else learner.average.state_dict()
-    save_state(path, model=model.state_dict(), average=average, **beside(learner), step=step, seconds=seconds,
-               curve=curve, signature=signature)
+    save_state(path, model=model.state_dict(), average=average, **beside(learner), **vars(progress),
+               signature=signature)
 
 # %% ../nbs/50_train.ipynb #e770ba80
-def load_progress(path: Path, learner: Learner, signature: str) -> tuple[int, float, list]:
-    """The step to go on from, seconds spent and loss curve: of the saved state if it is of this very run, else a
-    fresh start."""
-    if not path.exists(): return 0, 0.0, []
+def load_progress(path: Path, learner: Learner, signature: str) -> Progress:
+    "Restores the saved state if it is of this very run, and says how far that is; else a fresh start."
+    if not path.exists(): return Progress()
     state = load_state(path)
-    if state["signature"] != signature: return 0, 0.0, []
+    if state["signature"] != signature: return Progress()
     learner.accelerator.unwrap_model(learner.model).load_state_dict(state["model"])
     if learner.average is not None: learner.average.load_state_dict(state["average"])
     if learner.judge is not None: learner.criterion.discriminator.load_state_dict(state["discriminator"])
     for name, optimizer in learner.optimizers.items(): optimizer.load_state_dict(state["optimizers"][name])
-    return state["step"], state["seconds"], state["curve"]
+    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
 
 # %% ../nbs/50_train.ipynb #dc3650e2
 def start_from(model: Animator, path: str | Path):
@@ -306,8 +313,9 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
     if config.train.init and Path(config.train.init).is_dir(): go_on_from(learn, Path(config.train.init))
     device = learn.accelerator.device
     learn.criterion.teachers = {k: t.to(device) for k, t in teachers.items() if not isinstance(t, str)}
-    first, spent, curve = load_progress(out / "state.pt", learn, mark) if resume else (0, 0.0, [])
-    start, steps = time.perf_counter() - spent, config.train.steps
+    done = load_progress(out / "state.pt", learn, mark) if resume else Progress()
+    first, start, steps = done.step, time.perf_counter() - done.seconds, config.train.steps
+    if (commit := name_commit()) not in done.commits: done.commits.append(commit)
     # of an earlier run: nobody shall score them as this one's
     if learn.accelerator.is_main_process:
         for name in ("weights.safetensors", "beside.pt"): (out / name).unlink(missing_ok=True)
@@ -316,20 +324,20 @@ def train(store: FrameStore, method: str, config: MethodConfig, seed: int, out: 
         saved = (step + 1) % config.train.save_every == 0 and step + 1 < steps
         values = finite(step, terms) if shown or saved else None
         if shown:
-            curve.append({"step": step, **values})
-            check_steady(curve)
-        if saved: save_progress(out / "state.pt", learn, step + 1, time.perf_counter() - start, curve, mark)
-    if steps > first: save_progress(out / "state.pt", learn, steps, time.perf_counter() - start, curve, mark)
+            done.curve.append({"step": step, **values})
+            check_steady(done.curve)
+        done.step, done.seconds = step + 1, time.perf_counter() - start
+        if saved or done.step == steps: save_progress(out / "state.pt", learn, done, mark)
     if learn.accelerator.is_main_process:
         learn.result.eval().finish_training(store, config, seed, device)
         seconds, fresh = round(time.perf_counter() - start, 1), lambda: create_model(method, asdict(model.config), seed)
         record = dict(
             method=method, seed=seed, signature=mark, steps=steps, seconds=seconds, peak_memory_gib=peak_memory(),
-            parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None,
+            parameters=sum(p.numel() for p in model.parameters()), resumed_at=first or None, commits=done.commits,
             processes=learn.accelerator.num_processes, **about, gradients=gradients(learn, fresh(), store, seed),
             teachers={k: t if isinstance(t, str) else type(t).__name__ for k, t in teachers.items()},
             config=asdict(config), **circumstances())
-        finish(out, learn, record, curve)
+        finish(out, learn, record, done.curve)
     learn.accelerator.wait_for_everyone()
     return out / "weights.safetensors"
 

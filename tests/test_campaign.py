@@ -97,7 +97,8 @@ def content(folder: Path) -> dict:
 def steady(record: bytes) -> bytes:
     return json.dumps({
         k: v
-        for k, v in json.loads(record).items() if k not in ("seconds", "peak_memory_gib", "resumed_at", "command")
+        for k, v in json.loads(record).items()
+        if k not in ("seconds", "peak_memory_gib", "resumed_at", "commits", "command")
     }).encode()
 
 

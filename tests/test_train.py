@@ -1,10 +1,10 @@
 "Training as a user meets it: killed, resumed, on several processes, with a discriminator, fine-tuned."
-import csv, json, os, signal, socket, subprocess, sys, time
+import contextlib, csv, json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 import psutil, pytest, torch
 from safetensors.torch import load_file
 from animrepro.avd import AvdConfig
-from animrepro.checkpoint import load_state
+from animrepro.checkpoint import load_state, save_state
 from animrepro.core import UserError, sha256
 from animrepro.data.catalog import PuppetsEntry, prepare
 from animrepro.data.pairs import Draw, Pairs, loader
@@ -131,8 +131,10 @@ def test_killed_and_resumed_is_uninterrupted(project):
     process.send_signal(signal.SIGKILL); process.wait()
     assert state.exists() and not (project
                                    / "twice/weights.safetensors").exists(), "the run was over before it could be killed"
+    save_state(state, **load_state(state) | dict(commits=["an earlier commit"]))
     subprocess.run(args, check=True, **how)
-    assert json.loads((project / "twice/run.json").read_text())["resumed_at"]
+    record = json.loads((project / "twice/run.json").read_text())
+    assert record["resumed_at"] and record["commits"][0] == "an earlier commit" and len(record["commits"]) == 2
     assert sha256(project / "once/weights.safetensors") == sha256(project / "twice/weights.safetensors")
     assert not state.exists()
 
@@ -194,6 +196,16 @@ def test_two_processes_agree_with_one(project):
     assert length(one, two) < 0.1 * length(one, start)
 
 
+def worker(parent: int, rank: str) -> psutil.Process:
+    "The process of a rank. Others come and go, and one that has just gone has no environment to read."
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        for process in psutil.Process(parent).children():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RANK") == rank: return process
+    raise TimeoutError(f"no process of rank {rank}")
+
+
 def test_a_killed_process_of_two_is_restarted(project):
     """torchrun starts both anew when one is killed. They go on from the last state, to the weights of a run that
     nothing disturbed. Each is killed once."""
@@ -208,7 +220,7 @@ def test_a_killed_process_of_two_is_restarted(project):
             saved = lambda: load_state(state)["step"] if state.exists() else 0
             while both.poll() is None and saved() <= max(steps, default=0) and time.time() < deadline: time.sleep(0.02)
             steps.append(saved())
-            next(p for p in psutil.Process(both.pid).children() if p.environ().get("RANK") == rank).kill()
+            worker(both.pid, rank).kill()
             assert not (project / "twice/weights.safetensors").exists(), "the run was over before it could be killed"
         said = both.communicate(timeout=300)[1].decode()
     finally: both.terminate()  # it ends its workers, which would outlive a killed one
