@@ -149,9 +149,9 @@ def named(code: Any) -> dict[str, torch.Tensor | None]:
     "The tensors of a motion code, by name."
     return vars(code) if is_dataclass(code) else {"code": code}
 
-def sent(code: Any, size: int) -> dict[str, torch.Tensor]:
-    "What of a motion code is sent: all tensors `(T, ...)` but the driving pictures `(T, 3, size, size)`."
-    return {k: v for k, v in named(code).items() if v is not None and v.shape[1:] != (3, size, size)}
+def sent(code: Any) -> dict[str, torch.Tensor]:
+    "What of a motion code is sent: all tensors `(T, ...)` but the pictures that it names `driving`."
+    return {k: v for k, v in named(code).items() if v is not None and k != "driving"}
 
 # %% ../nbs/52_animate.ipynb #4cb8518f
 @torch.inference_mode()
@@ -160,7 +160,7 @@ def received(tensors: dict[str, torch.Tensor], model: Animator, size: int, batch
     codes."""
     like = model.motion(torch.zeros(1, 3, size, size, device=device_of(model)))
     form = lambda tensors: {k: v.shape[1:] for k, v in tensors.items()}
-    if form(tensors) != form(sent(like, size)): return None
+    if form(tensors) != form(sent(like)): return None
     def code(t):
         # copies: a product of matrices may round by where in memory they begin
         part = {k: v[t:t + batch].clone().to(device_of(model)) for k, v in tensors.items()}
@@ -194,7 +194,7 @@ def send(model: Animator, size: int, driving: str | Path, path: str | Path,
     """The sender: writes the motion codes of a driving video, cut to `size` × `size`, as safetensors in float32.
     Frame 0 is the one that the relative mode measures from. `quick` as in `animate_frames`."""
     frames = tqdm(iterate_frames(driving, size), "codes", unit="frame", disable=None)
-    parts = [sent(code, size) for code in motion_codes(quick or quick_copy(model), frames)]
+    parts = [sent(code) for code in motion_codes(quick or quick_copy(model), frames)]
     tensors = {k: torch.cat([part[k].float().cpu() for part in parts]).contiguous() for k in parts[0]}
     count = len(next(iter(tensors.values())))
     about = AboutCodes(model.name, fingerprint(model), size, str(frame_rate(driving)), count)

@@ -61,7 +61,8 @@ class Animator(nn.Module):
         raise NotImplementedError
 
     def motion(self, driving: torch.Tensor) -> Any:
-        "The motion code of driving frames `(B, 3, H, W)`."
+        """The motion code of driving frames `(B, 3, H, W)`. Pictures that it keeps, for reconstruction alone, it names
+        `driving`: they are never sent."""
         raise NotImplementedError
 
     def transfer(self, source: Any, motion: Any, start: Any, mode: Mode) -> Any:
