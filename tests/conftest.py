@@ -1,5 +1,5 @@
 "What every test file may use."
-import multiprocessing, os, shutil, sys, tempfile
+import functools, multiprocessing, os, resource, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 
@@ -16,8 +16,8 @@ def pytest_configure(config):
                       DVC_NO_ANALYTICS="1", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.fixture(scope="session")
-def forks():
+@functools.cache
+def forkserver():
     """Makes processes that are at work in milliseconds: they are forked from one that has imported what they share,
     which takes longer than most lessons, and a kill hits the work and not the import. A worker has one such server,
     so all its tests name their imports here."""
@@ -30,6 +30,41 @@ def forks():
             "train", "claims"))
     ])
     return server
+
+
+@pytest.fixture(scope="session")
+def forks(): return forkserver()
+
+
+def work(folder: str, arguments: list, limit: int | None):
+    """What a child does: the command, with its output in files beside the folder, and no file larger than `limit`
+    bytes."""
+    import torch
+    from animrepro.cli import main
+    os.chdir(folder)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.argv = ["animrepro", *arguments]
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background may ignore it
+    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    main(arguments)
+
+
+def start(folder, *arguments, limit: int | None = None):
+    "Starts a command of `animrepro` in a folder, in a process that is forked."
+    process = forkserver().Process(target=work, args=(str(folder), [str(a) for a in arguments], limit))
+    process.start()
+    return process
+
+
+def call(folder, *arguments, **how) -> subprocess.CompletedProcess:
+    "Runs a command in this way to its end: exit code and texts."
+    process = start(folder, *arguments, **how)
+    process.join(300)
+    assert process.exitcode is not None, f"{arguments}: still running after 300 s"
+    said = (Path(f"{folder}.{name}").read_text(errors="backslashreplace") for name in ("out", "err"))
+    return subprocess.CompletedProcess(arguments, process.exitcode, *said)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,13 @@
 says what to do, nothing left behind. Kills at random moments: the same command completes and gives the bytes of an
 uninterrupted run. The short form runs with all other tests; `pytest -m campaign` runs the long one and writes its
 counts into results/record."""
-import io, json, os, resource, shutil, signal, struct, sys, time, zipfile, zlib
+import io, json, os, shutil, signal, struct, time, zipfile, zlib
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from conftest import ROOT
+from conftest import ROOT, call, start
 from animrepro.core import rng
 
 METHOD = "fomm"
@@ -34,41 +34,14 @@ WEIGHTS = f"results/run/train/tiny-{METHOD}-0/weights.safetensors"
 # ---- commands in processes that start at once
 # ----------------------------------------------------------------------------------------
 
-def work(folder: str, arguments: list, limit: int | None):
-    """What a child does: the command, with its output in files beside the project, and no file larger than `limit`
-    bytes."""
-    import torch
-    from animrepro.cli import main
-    os.chdir(folder)
-    for descriptor, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    sys.argv = ["animrepro", *arguments]
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background may ignore it
-    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    main(arguments)
-
-
-@pytest.fixture(scope="module")
-def start(forks):
-    "Starts a command in a folder."
-    def start(folder: Path, *arguments, limit: int | None = None):
-        process = forks.Process(target=work, args=(str(folder), [str(a) for a in arguments], limit))
-        process.start()
-        return process
-    return start
-
-
-def run(start, folder: Path, *arguments, **how):
+def run(folder: Path, *arguments, **how):
     "Exit code and lines on the error stream of a command."
-    process = start(folder, *arguments, **how)
-    process.join(300)
-    assert process.exitcode is not None, f"{arguments}: still running after 300 s"
-    return process.exitcode, Path(f"{folder}.err").read_text(errors="backslashreplace").splitlines()
+    ended = call(folder, *arguments, **how)
+    return ended.returncode, ended.stderr.splitlines()
 
 
-def done(start, folder: Path, *arguments):
-    code, lines = run(start, folder, *arguments)
+def done(folder: Path, *arguments):
+    code, lines = run(folder, *arguments)
     assert code == 0, "\n".join([f"{arguments}: exit code {code}", *lines])
 
 
@@ -103,18 +76,18 @@ def steady(record: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def project(start, tmp_path_factory):
+def project(tmp_path_factory):
     "A project with data, weights, scores, a picture and a video."
     from animrepro.data.puppets import render, sample_identity, sample_motion
     from animrepro.data.video import write_video
     folder = tmp_path_factory.mktemp("campaign") / "project"
     folder.mkdir()
     (folder / "params.yaml").write_text(PARAMS)
-    for command in STAGES.values(): done(start, folder, *command)
+    for command in STAGES.values(): done(folder, *command)
     frames = render(sample_identity(0), sample_motion(0, 40), 64).frames
     write_video(folder / "driving.mp4", frames, Fraction(25))
     Image.fromarray(frames[0]).save(folder / "source.png")
-    done(start, folder, "animate", WEIGHTS, "--driving", "driving.mp4", "--codes", "made.codes")
+    done(folder, "animate", WEIGHTS, "--driving", "driving.mp4", "--codes", "made.codes")
     return folder
 
 
@@ -466,13 +439,13 @@ def names(folder: Path) -> dict:
     }
 
 
-def answer(start, project: Path, folder: Path, name: str) -> str | None:
+def answer(project: Path, folder: Path, name: str) -> str | None:
     "What is wrong with the answer to a bad input; None where all is well."
     spoil, command, word = BAD[name]
     shutil.copytree(project, folder)
     spoil(folder)
     before = names(folder)
-    code, lines = run(start, folder, *command)
+    code, lines = run(folder, *command)
     said = [l for l in lines if l.startswith("animrepro: ")]
     after = names(folder)
     # the cache of downloads
@@ -488,8 +461,8 @@ def answer(start, project: Path, folder: Path, name: str) -> str | None:
     if made: return f"{name}: left {made}"
 
 
-def test_bad_input(start, project, tmp_path):
-    broken = [wrong for i, name in enumerate(BAD) if (wrong := answer(start, project, tmp_path / str(i), name))]
+def test_bad_input(project, tmp_path):
+    broken = [wrong for i, name in enumerate(BAD) if (wrong := answer(project, tmp_path / str(i), name))]
     print(f"{len(BAD)} bad inputs, {len(BAD) - len(broken)} answered in one line with exit code 2")
     assert len(BAD) >= 60 and not broken, "\n".join(broken)
 
@@ -509,10 +482,10 @@ ENDS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.S
 HIT = ("data", "training", "evaluation", "tables", "record")
 
 
-def interrupt(start, folder: Path, command: list, how: str, share: float, seconds: float, largest: int) -> int:
+def interrupt(folder: Path, command: list, how: str, share: float, seconds: float, largest: int) -> int:
     """Exit code of a command that is ended after a share of the time that it takes, or by a disk with room for that
     share of its largest file."""
-    if ENDS[how] is None: return run(start, folder, *command, limit=4096 + int(share * largest))[0]
+    if ENDS[how] is None: return run(folder, *command, limit=4096 + int(share * largest))[0]
     process = start(folder, *command)
     process.join(share * seconds)
     if process.exitcode is None:
@@ -522,7 +495,7 @@ def interrupt(start, folder: Path, command: list, how: str, share: float, second
     return process.exitcode
 
 
-def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counter, list[str]]:
+def campaign(tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counter, list[str]]:
     """Ends every stage `each` times in each of the ways. Gives the number of kills by (stage, way, whether it hit
     the work) and what went wrong."""
     counts, broken, before = Counter(), [], tmp_path / "before"
@@ -532,7 +505,7 @@ def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counte
         after = tmp_path / f"after-{stage}"
         shutil.copytree(before, after)
         begun = time.monotonic()
-        done(start, after, *command)
+        done(after, *command)
         seconds, whole = time.monotonic() - begun, content(after)
         largest = max((len(v) for k, v in whole.items() if not (before / k).exists()), default=4096)
         for how in ways if stage in HIT else ():
@@ -540,7 +513,7 @@ def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counte
                 folder, share = tmp_path / f"{stage}-{how.replace(' ', '-')}-{number}", rng(
                     0, "campaign", stage, how, number).random()
                 shutil.copytree(before, folder)
-                code, name = interrupt(start, folder, command, how, share, seconds,
+                code, name = interrupt(folder, command, how, share, seconds,
                                        largest), f"{stage}, {how} at {share:.2f}"
                 counts[stage, how, code != 0] += 1
                 if how == "full disk" and code not in (0, 2): broken.append(f"{name}: exit code {code}")
@@ -548,7 +521,7 @@ def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counte
                     k for k, v in content(folder).items()
                     if k in whole and v != whole[k] and Path(k).name != "scores.csv" and k not in content(before)
                 ]
-                again, lines = run(start, folder, *command)
+                again, lines = run(folder, *command)
                 end = content(folder)
                 if half: broken.append(f"{name}: half-written {half}")
                 if again: broken.append(f"{name}: then exit code {again}: {lines[-2:]}")
@@ -565,17 +538,17 @@ def campaign(start, tmp_path: Path, each: int, ways=tuple(ENDS)) -> tuple[Counte
     return counts, broken
 
 
-def test_kills(start, tmp_path):
-    counts, broken = campaign(start, tmp_path, 1, ("SIGKILL", "full disk"))
+def test_kills(tmp_path):
+    counts, broken = campaign(tmp_path, 1, ("SIGKILL", "full disk"))
     print(f"{sum(counts.values())} kills, {sum(n for (*_, hit), n in counts.items() if hit)} hit the work")
     assert not broken, "\n".join(broken)
 
 
 @pytest.mark.campaign
-def test_long_campaign(start, project, tmp_path):
+def test_long_campaign(project, tmp_path):
     "Writes its counts to results/record/campaign.json and, as a table, campaign.md."
-    wrong = [w for i, name in enumerate(BAD) if (w := answer(start, project, tmp_path / str(i), name))]
-    counts, broken = campaign(start, tmp_path, 5)
+    wrong = [w for i, name in enumerate(BAD) if (w := answer(project, tmp_path / str(i), name))]
+    counts, broken = campaign(tmp_path, 5)
     rows = [
         dict(stage=stage, end=how, kills=counts[stage, how, True] + counts[stage, how, False],
              hit=counts[stage, how, True]) for stage in HIT for how in ENDS

@@ -3,6 +3,7 @@ import contextlib, csv, json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 import psutil, pytest, torch
 from safetensors.torch import load_file
+from conftest import call
 from animrepro.avd import AvdConfig
 from animrepro.checkpoint import load_state, save_state
 from animrepro.core import UserError, sha256
@@ -111,7 +112,7 @@ evaluate: {}
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "params.yaml").write_text(PROJECT)
-    subprocess.run([ANIMREPRO, "data", "prepare", "tiny"], cwd=tmp_path, check=True, capture_output=True)
+    assert call(tmp_path, "data", "prepare", "tiny").returncode == 0
     return tmp_path
 
 
