@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'CHECKED', 'HOW', 'Quantity', 'Claim', 'read_choices', 'read_claims', 'Measured', 'as_interval', 'select',
-           'measure', 'find_bar', 'exact', 'measure_figure', 'measure_code', 'Verdict', 'find_verdict', 'tell_reason',
-           'old_runs', 'old_gains', 'stale_evidence', 'summary', 'compare_runs', 'count_verdicts', 'said',
-           'show_tested', 'show_untested', 'show_claims', 'show_measured', 'sources_of', 'show_claim', 'count_table',
-           'tell_criterion', 'training_table', 'claims_page', 'equation_table', 'verdict_table']
+           'measure', 'find_bar', 'exact', 'measure_figure', 'sent_per', 'measure_code', 'Verdict', 'find_verdict',
+           'tell_reason', 'old_runs', 'old_gains', 'stale_evidence', 'summary', 'compare_runs', 'count_verdicts',
+           'said', 'show_tested', 'show_untested', 'show_claims', 'show_measured', 'sources_of', 'show_claim',
+           'count_table', 'tell_criterion', 'training_table', 'claims_page', 'equation_table', 'verdict_table']
 
 # %% ../nbs/81_claims.ipynb #28706c69
-import functools, pkgutil, textwrap
+import functools, json, pkgutil, textwrap
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from IPython.display import Markdown
 from .core import UserError, load_params, load_yaml, project_root, sha256, typed
 from .evaluate import run_name
@@ -148,16 +148,20 @@ def measure_figure(quantity: Quantity, evidence: Evidence) -> Measured | None:
     return Measured(Interval(value, *ends, numbers.get("clips", 0), 0) if ends else unknown, [value])
 
 # %% ../nbs/81_claims.ipynb #fd5f2867
+@functools.cache
+def sent_per(method: str, config: str, field: str) -> float:
+    "Numbers of the motion code for each unit of a field of the configuration, which is given as JSON."
+    cls = method_class(method)
+    model = cls(typed(cls.Config, json.loads(config), "model"))  # only the architecture is asked, so no start is drawn
+    return model.motion_numbers() / getattr(model.config, field)
+
 def measure_code(quantity: Quantity, evidence: Evidence, runs: list[str]) -> Measured | None:
     "Numbers per frame and keypoint (or whatever `code` names) of the models that were trained, from their run records."
     configs = [
         r["config"]["model"] for r in evidence.run_records()
         if run_name(*(r[k] for k in ("dataset", "scale", "method", "variant", "seed"))) in runs
     ]
-    cls = method_class(quantity.method)
-    with torch.device("meta"):  # the architecture is asked, so no weights are drawn
-        models = [cls(typed(cls.Config, config, "model")) for config in configs]
-    sizes = [float(m.motion_numbers() / getattr(m.config, quantity.code)) for m in models]
+    sizes = [sent_per(quantity.method, json.dumps(config), quantity.code) for config in configs]
     return Measured(Interval(float(np.mean(sizes)), min(sizes), max(sizes), 0, 0), sizes) if sizes else None
 
 # %% ../nbs/81_claims.ipynb #d41e7f56
