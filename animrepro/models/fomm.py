@@ -9,10 +9,11 @@ __all__ = ['Config', 'AffineDetector', 'DenseMotion', 'Source', 'Loss', 'Fomm', 
 # %% ../../nbs/44_models.fomm.ipynb #f7aa3d0f
 import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 from torch import nn
 from ..blocks import constant_start, conv, doubled, joined, retouch, seeded_init
-from ..core import Depth, Extent, Length, Positive, Side, UserError, Weight, exact, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Range, Side, UserError, Weight
+from ..core import exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
 from ..hourglass import Downsample, Hourglass, SameBlock, bottleneck, down_blocks, up_blocks
@@ -45,7 +46,7 @@ class Config:
     motion_levels: Depth = 5
     motion_ceiling: Length = 1024
     occlusion: bool = True
-    rest: float = 0.0
+    rest: Annotated[float, Range(-10, 10)] = 0.0
     variance: Positive = 0.01
     features: Length = 64
     features_ceiling: Length = 512
