@@ -82,6 +82,7 @@ def promote(root: str | Path, note: str = "") -> list[str]:
         name
         for name, path in copies.items() if path.is_file() and name.startswith("figures/") and name.endswith(".json")
     ])
+    # tables are printed from the digits that are stored, as `--check` prints them
     save_gains(target / "tables", record)
     write_blocks(target / "tables", read_evidence(target), None)
     # they show the record, which is another one now; so a second call, or one after a kill, changes nothing

@@ -32,10 +32,6 @@ def forkserver():
     return server
 
 
-@pytest.fixture(scope="session")
-def forks(): return forkserver()
-
-
 def work(folder: str, arguments: list, limit: int | None):
     """What a child does: the command, with its output in files beside the folder, and no file larger than `limit`
     bytes."""

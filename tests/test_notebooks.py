@@ -2,7 +2,7 @@
 and settings."""
 import os
 import pytest
-from conftest import ROOT
+from conftest import ROOT, forkserver
 
 SECONDS = 300
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
@@ -19,9 +19,9 @@ def run(notebook, printed):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
-def test_notebook_runs(notebook, forks, tmp_path):
+def test_notebook_runs(notebook, tmp_path):
     printed = tmp_path / "printed"
-    process = forks.Process(target=run, args=(notebook, printed))
+    process = forkserver().Process(target=run, args=(notebook, printed))
     process.start()
     process.join(SECONDS)
     if process.is_alive():
