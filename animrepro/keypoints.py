@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HOME', 'normalised', 'soft_argmax', 'gaussian_maps', 'covariances', 'hull_size', 'relative_points', 'Keypoints',
-           'empty_homes', 'draw_homes', 'near_home', 'KeypointDetector']
+           'empty_homes', 'draw_homes', 'near_home', 'crowding', 'KeypointDetector']
 
 # %% ../nbs/26_keypoints.ipynb #0e8589d8
-import torch
+import torch, torch.nn.functional as F
 from dataclasses import dataclass, fields
 from torch import nn
 from .blocks import UNet, conv, joined
@@ -88,6 +88,15 @@ def near_home(heat: torch.Tensor, home: torch.Tensor | None, align_corners: bool
     if home is None: return heat
     away = (make_grid(*heat.shape[-2:], align_corners).to(heat) - home[:, None, None]).square().sum(-1)
     return heat - away / (2 * HOME**2)
+
+# %% ../nbs/26_keypoints.ipynb #1040b040
+@exact
+def crowding(points: torch.Tensor, reach: float = 0.1) -> torch.Tensor:
+    """How much keypoints `(B, K, D)` crowd, `(B,)`: what the squared distances of all ordered pairs lack to `reach`
+    (Wang et al. 2021, appendix)."""
+    lack = F.relu(reach - (points[:, :, None] - points[:, None]).square().sum(-1))
+    return lack.sum((1, 2)) - reach * points.shape[1]  # a point is always near itself
+
 
 # %% ../nbs/26_keypoints.ipynb #7a52fcd1
 class KeypointDetector(nn.Module):

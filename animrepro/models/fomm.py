@@ -17,7 +17,7 @@ from ..core import exact, extend, full_precision
 from ..data.pairs import Batch
 from ..dense_motion import AffineKeypoints, heatmap_change, sparse_motion
 from ..hourglass import Downsample, Hourglass, SameBlock, bottleneck, down_blocks, up_blocks
-from ..keypoints import draw_homes, empty_homes, near_home, normalised, relative_points, soft_argmax
+from ..keypoints import crowding, draw_homes, empty_homes, near_home, normalised, relative_points, soft_argmax
 from ..losses import Criterion, LossConfig, equivariance, jacobian_equivariance
 from ..converter import DenseParams, HOURGLASS, LAYERS, Official, to_step, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
@@ -118,8 +118,9 @@ class Source:
 # %% ../../nbs/44_models.fomm.ipynb #93c99da4
 @dataclass
 class Loss(LossConfig):
-    "Weights of the loss terms, with that of the equivariance of Jacobians."
+    "Weights of the loss terms, with those of the equivariance of Jacobians and of keypoints that crowd."
     jacobian: Weight = 10.0
+    crowding: Weight = 0.0
 
 class Fomm(Animator):
     "First Order Motion Model (Siarohin et al. 2019), as the authors' code builds it."
@@ -236,6 +237,9 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     if motion.jacobians is not None and criterion.config.jacobian:
         terms["jacobian"] = criterion.config.jacobian * jacobian_equivariance(motion.jacobians, deformed.jacobians,
                                                                               deformed.points, deformation)
+    if criterion.config.crowding:
+        points = torch.cat([motion.points, deformed.points])
+        terms["crowding"] = criterion.config.crowding * crowding(points).mean()
     return rendering, terms
 
 # %% ../../nbs/44_models.fomm.ipynb #84110747

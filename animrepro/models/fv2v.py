@@ -21,7 +21,7 @@ from ..core import Depth, Length, Positive, Side, UserError, Weight, exact, exte
 from ..data.pairs import Batch
 from ..data.store import FrameStore
 from ..hourglass import NORMS, Downsample, SameBlock, bottleneck, down_blocks, up_blocks
-from ..keypoints import normalised
+from ..keypoints import crowding, normalised
 from ..losses import Criterion, LossConfig, equivariance
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
 from ..pose import angles_of, binned_angles, pose_network, rotation_matrix
@@ -397,9 +397,7 @@ def look(self, flow, share, occlusion, frame) -> dict[str, torch.Tensor]:
 @exact
 def keypoint_prior(points: torch.Tensor, reach: float = 0.1, depth: float = 0.33) -> torch.Tensor:
     "How much keypoints `(B, K, 3)` crowd, and depart in depth: mean over the batch (Wang et al., appendix)."
-    # a point is always near itself
-    near = F.relu(reach - (points[:, :, None] - points[:, None]).square().sum(-1)).sum((1, 2)) - reach * points.shape[1]
-    return (near + (points[..., 2].mean(1) - depth).abs()).mean()
+    return (crowding(points, reach) + (points[..., 2].mean(1) - depth).abs()).mean()
 
 # %% ../../nbs/46_models.fv2v.ipynb #9deb1276
 @extend(Fv2v)

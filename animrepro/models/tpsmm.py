@@ -22,7 +22,7 @@ from ..core import (Depth, Extent, Length, Positive, Share, Side, UserError, Wei
 from ..data.pairs import Batch
 from ..dense_motion import BackgroundPredictor, background_loss, background_map, heatmap_change
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, SameBlock, down_blocks
-from ..keypoints import relative_points
+from ..keypoints import crowding, relative_points
 from ..losses import Criterion, LossConfig, equivariance
 from ..converter import DenseParams, HOURGLASS, LAYERS, Official, to_step, under
 from .contract import Animator, Mode, Rendering, average_sources, each_frame, each_source
@@ -170,9 +170,11 @@ class Motion:
 # %% ../../nbs/42_models.tpsmm.ipynb #4664472e
 @dataclass
 class Loss(LossConfig):
-    "Weights of the loss terms, with those of the warp loss (Eq. 13) and of the background loss (Eq. 12)."
+    """Weights of the loss terms, with those of the warp loss (Eq. 13), of the background loss (Eq. 12) and of points of
+    a spline that crowd."""
     warp: Weight = 10.0
     background: Weight = 10.0
+    crowding: Weight = 0.0
 
 class Tpsmm(Animator):
     "Thin-Plate Spline Motion Model (Zhao and Zhang 2022)."
@@ -374,6 +376,9 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
                                                                deformation)
     if weight.warp: terms["warp"] = weight.warp * self.warp_loss(source, flow, batch.driving)
     if there is not None and weight.background: terms["background"] = weight.background * background_loss(there, back)
+    if weight.crowding:
+        splines = torch.cat([motion.points, deformed]).flatten(0, 1)
+        terms["crowding"] = weight.crowding * crowding(splines).mean()
     return rendering, terms
 
 # %% ../../nbs/42_models.tpsmm.ipynb #cf8d2106
