@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL_WEIGHTS', 'WHOLE_SETS', 'KEYS', 'merge', 'record_rows', 'renew', 'promote', 'seal', 'changed_numbers',
-           'log_change', 'training_folder', 'copy_record', 'copy_weights', 'Check', 'check_scores', 'check_evidence',
-           'first_difference', 'check_tables', 'check_verdicts', 'check_record']
+           'log_change', 'scored_weights', 'training_folder', 'copy_record', 'copy_weights', 'Check', 'check_scores',
+           'check_evidence', 'first_difference', 'check_tables', 'check_verdicts', 'check_record']
 
 # %% ../nbs/83_archive.ipynb #8d069017
 import datetime, json, tempfile
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from .checkpoint import load_weights, read_about, save_weights
 from .claims import find_verdict, read_claims, stale_evidence
-from .core import load_params, sha256
+from .core import UserError, finished, load_params, sha256
 from .evaluate import save_rows, save_table, summarise
 from .evidence import (Evidence, contrasts, find_gains, in_order, pool, read_evidence, read_scores,
     row_files, run_folders)
 from .forms import write_bytes, write_text
 from .readme import readme_drift
 from .record import git_state, write_json
-from .tables import gather, headline, save_gains, write_blocks, write_tables
+from .tables import gather, headline, save_gains, write_blocks
 
 # %% ../nbs/83_archive.ipynb #a0f45f50
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def record_rows(target: Path) -> dict[str, pd.DataFrame]:
     "The rows of the runs of record by run name, as far as they were kept."
     return {
         p.relative_to(target / "rows").with_suffix("").as_posix(): pd.read_parquet(p)
-        for p in sorted((target / "rows").rglob("*.parquet"))
+        for p in finished(target / "rows", "**/*.parquet")
     }
 
 def renew(old: Evidence, scores: pd.DataFrame, rows: dict[str, pd.DataFrame], changed: set[str]) -> Evidence:
@@ -56,22 +56,25 @@ def promote(root: str | Path, note: str = "") -> list[str]:
     Raises `UserError` if an evaluation is missing."""
     root = Path(root)
     # read back, for what is computed again later starts from the digits that are stored
-    run, target = read_evidence(gather(root).folder), root / "results" / "record"
-    before = read_evidence(target)
-    for name, path in row_files(run_folders(root)).items():
+    gathered, target = gather(root), root / "results" / "record"
+    run = read_evidence(gathered.folder)
+    before, evaluated = read_evidence(target), row_files(run_folders(root))
+    lines = {name: run.scores.query("run == @name").iloc[0] for name in dict.fromkeys(run.scores["run"])}
+    trained = {name: training_folder(root, line, scored_weights(evaluated.get(name))) for name, line in lines.items()}
+    for name, path in evaluated.items():
         save_rows(target / "rows" / f"{name}.parquet", pd.read_parquet(path))
         if (scored := path.parent / "scored.json").is_file():
             write_bytes(target / "evaluations" / f"{name}.json", scored.read_bytes())
     record = renew(before, merge(before.scores, run.scores), record_rows(target), set(run.scores["run"]))
     save_table(target / "scores.csv", record.scores)
-    for name in dict.fromkeys(run.scores["run"]):
-        copy_record(root, run.scores.query("run == @name").iloc[0], target / "runs")
-    figures = sorted(p for p in (run.folder / "figures").glob("*") if p.suffix in (".json", ".png", ".gif"))
+    for name, line in lines.items():
+        if trained[name]: copy_record(root, line, trained[name], target / "runs")
+    figures = [p for p in finished(run.folder / "figures", "*") if p.suffix in (".json", ".png", ".gif")]
     copies = {"landmarks.json": run.folder / "landmarks" / "landmarks.json"} | {f"figures/{p.name}": p for p in figures}
     copies |= {
         f"{kind}/{p.name}": p
         for kind in ("studies", "calibration")
-        for p in sorted((run.folder / kind).glob("*.csv"))
+        for p in finished(run.folder / kind, "*.csv")
     }
     copies |= {f"tables/speed.{kind}": run.folder / f"speed.{kind}" for kind in ("csv", "json")}
     copies |= {"figures/machine_speed.png": run.folder / "speed.png"}
@@ -86,8 +89,8 @@ def promote(root: str | Path, note: str = "") -> list[str]:
     save_gains(target / "tables", record)
     write_blocks(target / "tables", read_evidence(target), None)
     # they show the record, which is another one now; so a second call, or one after a kill, changes nothing
-    write_tables(root)
-    return list(dict.fromkeys(run.scores["run"]))
+    write_blocks(run.folder / "tables", read_evidence(target), gathered)
+    return list(lines)
 
 # %% ../nbs/83_archive.ipynb #e7d3c473
 def seal(target: Path, scores: pd.DataFrame, figures: list[str]):
@@ -105,10 +108,10 @@ def seal(target: Path, scores: pd.DataFrame, figures: list[str]):
             run: digest
             for run, (dataset, digest) in made.items() if "/" not in run and Path(name).name.startswith(dataset)
         }
-    sealed["weights"] = {p.name: sha256(p) for p in sorted((target / "weights").glob("*.safetensors"))}
+    sealed["weights"] = {p.name: sha256(p) for p in finished(target / "weights", "*.safetensors")}
     sealed["rows"] = {
         p.relative_to(target / "rows").with_suffix("").as_posix(): sha256(p)
-        for p in sorted((target / "rows").rglob("*.parquet"))
+        for p in finished(target / "rows", "**/*.parquet")
     }
     sealed["without_rows"] = {
         run: "older than the rule that rows are kept"
@@ -146,21 +149,30 @@ def log_change(path: Path, before: Evidence, after: Evidence, note: str):
     )
 
 # %% ../nbs/83_archive.ipynb #5ef71271
-def training_folder(root: Path, line: pd.Series) -> Path | None:
-    "Where the run of a line of scores was trained, or None for the baseline."
+def scored_weights(rows: Path | None) -> str | None:
+    "SHA-256 of the weights of which a file of rows was made, as far as that was noted."
+    scored = rows and rows.parent / "scored.json"
+    return json.loads(scored.read_text(encoding="utf8")).get("weights") if scored and scored.is_file() else None
+
+def training_folder(root: Path, line: pd.Series, weights: str | None) -> Path | None:
+    """Where the run of a line of scores was trained, or None for the baseline. `UserError` if the `weights` that were
+    scored (SHA-256) are no longer there."""
     made, sweep = root / "results" / "run", line["run"].rpartition("/")[0]
     if sweep: return made / "ablations" / sweep / f"{line['variant']}-{line['seed']}"
     # The name in `params.yaml` may differ from the label in the scores (puppets of several sizes), so the record is
     # asked.
     wanted = {k: line[k] for k in ("dataset", "scale", "method", "variant", "seed")}
-    for path in sorted((made / "train").glob(f"*-{line['method']}-{line['seed']}/run.json")):
-        if wanted.items() <= json.loads(path.read_text(encoding="utf8")).items(): return path.parent
+    found = [path.parent for path in sorted((made / "train").glob(f"*-{line['method']}-{line['seed']}/run.json"))
+             if wanted.items() <= json.loads(path.read_text(encoding="utf8")).items()]
+    for folder in found:
+        kept = folder / "weights.safetensors"
+        if weights is None or kept.is_file() and sha256(kept) == weights: return folder
+    if found: raise UserError(f"{found[0]}: its weights are not those that were scored; run `animrepro evaluate` again")
 
 # %% ../nbs/83_archive.ipynb #f8135bea
-def copy_record(root: Path, line: pd.Series, target: Path):
-    """Copies run record, with the SHA-256 of its weights, and curve of a run to `<run>.json` and `<run>.curve.csv`,
-    as far as they are there."""
-    if not (folder := training_folder(root, line)): return
+def copy_record(root: Path, line: pd.Series, folder: Path, target: Path):
+    """Copies run record, with the SHA-256 of its weights, and curve of a run that was trained in `folder` to
+    `<run>.json` and `<run>.curve.csv`, as far as they are there."""
     weights = folder / "weights.safetensors"
     if (folder / "curve.csv").is_file():
         write_bytes(target / f"{line['run']}.curve.csv", (folder / "curve.csv").read_bytes())
@@ -180,7 +192,7 @@ def copy_weights(path: Path, target: Path):
     """Copies a weights file in half precision, unless its folder would then hold more than `ALL_WEIGHTS`. Then those
     of an earlier run of that name go too."""
     model, about = load_weights(path), read_about(path)
-    others = sum(p.stat().st_size for p in target.parent.glob("*.safetensors") if p != target)
+    others = sum(p.stat().st_size for p in finished(target.parent, "*.safetensors") if p != target)
     if others + 2 * sum(x.numel() for x in model.state_dict().values()) > ALL_WEIGHTS:
         return target.unlink(missing_ok=True)
     save_weights(target, model, about.pop("method"), half=True, **{k: v for k, v in about.items() if k != "config"})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 import numpy as np, pandas as pd
 from IPython.display import Markdown
-from .core import UserError, load_params, load_yaml, project_root, sha256, typed
+from .core import UserError, finished, load_params, load_yaml, project_root, sha256, typed
 from .evaluate import run_name
 from .judge import WORDS, Rule, beats_copy, combine, judge, power, spread_tolerance
 from .models.contract import method_class
@@ -409,7 +409,7 @@ def tell_criterion(loss: dict, terms: list[str]) -> str:
 def training_table(evidence: Evidence) -> str:
     """What main runs of record were trained by, from their run records, one line for seeds that were trained alike:
     criterion, steps, seconds, and the commit that anybody can check out."""
-    paths = sorted((evidence.folder / "runs").glob("*.json"))
+    paths = finished(evidence.folder / "runs", "*.json")
     records = [evidence.read_json(f"runs/{p.name}") for p in paths]
     curves = [
         p.with_suffix(".curve.csv").read_text().splitlines()[:1] if p.with_suffix(".curve.csv").is_file() else []

@@ -197,7 +197,8 @@ def train(dataset: str, method: str, seed: int, steps: int | None, out: Path | N
 def methods():
     "List the methods, and check those that params.yaml runs before hours are spent on them."
     from animrepro.core import load_params
-    from animrepro.models.contract import check_run, methods
+    from animrepro.models.contract import methods
+    from animrepro.train import check_run
     params = load_params()
     check_run(params)
     for name, cls in methods().items():
@@ -284,7 +285,7 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     import time
     from dataclasses import asdict, replace
     from animrepro.checkpoint import load_weights, read_about
-    from animrepro.core import load_params, project_root, sha256, typed
+    from animrepro.core import UserError, load_params, project_root, sha256, typed
     from animrepro.data.catalog import prepared
     from animrepro.data.store import FrameStore
     from animrepro.evaluate import EvaluateConfig, evaluate, run_name, save_rows, save_table, stored, summarise
@@ -292,6 +293,10 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     from animrepro.record import circumstances, write_json
     store, entry, device = FrameStore(store_path(dataset)), prepared(store_path(dataset)).entry, pick_device(device)
     about = dict(method="copy", seed=0, steps=0, variant="full") if weights == "copy" else read_about(weights)
+    label, scale = dataset_label(dataset, entry), about.get("scale", entry["scale"])
+    if out is None and (about.get("dataset", label), scale) != (label, entry["scale"]):
+        raise UserError(f"{weights}: was trained on {about.get('dataset', label)} at the scale {scale}, so its scores on"
+                        f" {dataset} need a folder of their own; name it with --out")
     model = create_model("copy") if weights == "copy" else load_weights(weights, device)
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)
@@ -300,9 +305,8 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     known = dict(circumstances(), weights=digest, data=sha256(store.path), networks={
         name: sha256(path) for name, path in measuring_networks().items() if getattr(panel, name)})
     rows = stored(evaluate(model.eval(), store, config, panel, entry["kind"] == "puppets", device, split))
-    label, seed = dataset_label(dataset, entry), about.get("seed", 0)
-    named = dict(dataset=label, scale=entry["scale"], method=about["method"], variant=about.get("variant", "full"),
-                 seed=seed)
+    seed = about.get("seed", 0)
+    named = dict(dataset=label, scale=scale, method=about["method"], variant=about.get("variant", "full"), seed=seed)
     out = out or project_root() / RUN / {
         "test": "evaluate",
         "valid": "validate"
@@ -316,10 +320,10 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
              seconds=round(time.perf_counter() - start, 1), **known))
     click.echo(scores.pivot_table(index="metric", columns="sources", values="value", sort=False).round(3).to_string())
     for name in protocols:
-        click.echo(measure_as(name, model, store, config, out, device).round(4).to_string(index=False))
+        click.echo(measure_as(name, model, store, config, out, split, device).round(4).to_string(index=False))
 
 # %% ../nbs/86_cli.ipynb #d3fb038a
-def measure_as(name: str, model, store, config, out: Path, device):
+def measure_as(name: str, model, store, config, out: Path, split: str, device):
     "Scores by the protocol of a paper, which it also writes to `out`."
     from dataclasses import replace
     from animrepro.evaluate import evaluate, save_rows, save_table
@@ -330,7 +334,7 @@ def measure_as(name: str, model, store, config, out: Path, device):
     rows = evaluate(
         model, store,
         replace(config, sources=protocol.sources, max_frames=protocol.max_frames, every_frame=protocol.every_frame),
-        panel, False, device)
+        panel, False, device, split)
     scores = protocol.summarise(rows, panel.sets)
     save_rows(out / f"{name}.parquet", rows)
     save_table(out / f"{name}.csv", scores)

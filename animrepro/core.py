@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Count', 'Length', 'Extent', 'Depth', 'Side', 'Seed', 'Share', 'Decay', 'Weight', 'Positive', 'LARGEST_YAML',
            'amx_without_tiles', 'to_float', 'to_uint8', 'full_precision', 'exact', 'UserError', 'extend', 'unwritable',
-           'clear_parts', 'write_atomic', 'check_output', 'project_root', 'usable_name', 'cache_dir', 'sha256', 'rng',
-           'torch_generator', 'Range', 'unknown_key', 'typed', 'save_network', 'load_network', 'Run', 'Params',
-           'load_yaml', 'load_params']
+           'clear_parts', 'finished', 'write_atomic', 'check_output', 'project_root', 'usable_name', 'cache_dir',
+           'sha256', 'rng', 'torch_generator', 'Range', 'unknown_key', 'typed', 'save_network', 'load_network', 'Run',
+           'Params', 'load_yaml', 'load_params']
 
 # %% ../nbs/00_core.ipynb #a0c10c42
 import contextlib, ctypes, dataclasses, difflib, errno, functools, hashlib, json, mmap
@@ -104,6 +104,10 @@ def clear_parts(folder: Path):
     for part in folder.glob(f".*@{_HOST}.part*"):
         process = re.search(r"\.(\d+)@", part.name)
         if process and not _alive(int(process[1])): _remove(part)
+
+def finished(folder: Path, pattern: str) -> list[Path]:
+    "The files below `folder` that match `pattern`, in order, without parts that a killed writer left behind."
+    return sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
 
 def _remove(path: Path):
     with contextlib.suppress(OSError): shutil.rmtree(path) if path.is_dir() else path.unlink()

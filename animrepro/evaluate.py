@@ -108,12 +108,14 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
     clip; `sets` gather what is drawn."""
     tables, ts = [], scored_frames(config, len(frames))
     surface = true_surface(truth, ts, frames.shape[-1]) if truth else None
+    batches = [ts[i:i + config.batch] for i in range(0, len(ts), config.batch)]
+    codes = [model.motion(frames[part].to(device)) for part in batches]
     for count in config.sources:
         source = model.encode(frames[source_frames(count, len(frames))][None].to(device))
         parts, drawn = [], []
-        for part in (ts[i:i + config.batch] for i in range(0, len(ts), config.batch)):
+        for part, code in zip(batches, codes):
             target = frames[part].to(device)
-            rendering = model.render(source, model.motion(target), extras=True)
+            rendering = model.render(source, code, extras=bool(surface) and count == 1)
             drawn.append(eight_bits(rendering.frame))
             row = dict(sources=count, frame=part, **instruments.score(rendering.frame, target))
             if surface and count == 1 and "flow" in rendering.extras:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import Run, UserError, load_params, rng
+from .core import Run, UserError, finished, load_params, rng
 from .evaluate import COLUMNS, CROSS, METRICS, run_name, save_rows, save_table, summarise
 from .models.contract import methods
 from .stats import Interval, bootstrap_mean, crossed_sum
@@ -407,7 +407,7 @@ class Evidence:
         "The records of the main runs, or of the runs of a sweep."
         kinds = ("runs/*.json", "train/*/run.json")
         if sweep: kinds = (f"runs/{sweep}/*.json", f"ablations/{sweep}/*/run.json")
-        return [self.read_json(p.relative_to(self.folder)) for kind in kinds for p in sorted(self.folder.glob(kind))]
+        return [self.read_json(p.relative_to(self.folder)) for kind in kinds for p in finished(self.folder, kind)]
 
 # %% ../nbs/73_evidence.ipynb #3797a310
 def read_evidence(folder: str | Path) -> Evidence:

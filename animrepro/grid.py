@@ -19,7 +19,7 @@ import pandas as pd
 from .core import UserError, project_root, unknown_key
 from .data.catalog import Entry, Shard, has_shard, prepare
 from .evaluate import save_table
-from .record import write_json
+from .record import code_digest, write_json
 from .sweep import holds, notebook_parameters, parse_parameter, run_notebook
 from .weights import need_package
 
@@ -56,8 +56,7 @@ class Task:
 
 def code_mark(notebook: str | Path) -> str:
     "A digest of a notebook and of this package."
-    files = sorted(Path(sys.modules["animrepro.core"].__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in [Path(notebook), *files])).hexdigest()[:12]
+    return hashlib.sha256(code_digest().encode() + Path(notebook).read_bytes()).hexdigest()[:12]
 
 # %% ../nbs/85_grid.ipynb #c5176d93
 def run_task(task: Task) -> tuple[str, float]:

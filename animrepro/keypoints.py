@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from dataclasses import dataclass, fields
 from torch import nn
 from .blocks import UNet, conv, joined
-from .core import exact, full_precision
+from .core import UserError, exact, full_precision
 from .warp import make_grid, resize
 
 # %% ../nbs/26_keypoints.ipynb #73008cef
@@ -47,9 +47,12 @@ def covariances(heatmaps: torch.Tensor, points: torch.Tensor, align_corners: boo
 
 # %% ../nbs/26_keypoints.ipynb #5bbc8125
 def hull_size(points: torch.Tensor) -> torch.Tensor:
-    "Square root of the area of the convex hull of points `(B, K, 2)`: `(B, 1, 1)`."
-    from scipy.spatial import ConvexHull  # training and reconstruction go without it
-    areas = [ConvexHull(p).volume for p in points.detach().double().cpu().numpy()]
+    "Square root of the area of the convex hull of points `(B, K, 2)`: `(B, 1, 1)`. `UserError` if they have none."
+    from scipy.spatial import ConvexHull, QhullError  # training and reconstruction go without it
+    try: areas = [ConvexHull(p).volume for p in points.detach().double().cpu().numpy()]
+    except QhullError as e:
+        raise UserError("relative mode: the keypoints of a frame span no area; use --mode absolute, or weights with 3 "
+                        "keypoints or more that were trained for longer") from e
     return points.new_tensor(areas).sqrt()[:, None, None]
 
 def relative_points(source: torch.Tensor, driving: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

@@ -157,8 +157,8 @@ def scored(discriminator: nn.Module, images: torch.Tensor,
 # %% ../nbs/32_losses.ipynb #33a49471
 @dataclass
 class LossConfig:
-    """Weights of the loss terms that methods share; a term of weight 0 is not computed. A method with terms of its own
-    extends it and names that as its `Loss`."""
+    """Weights of the loss terms that methods share; what the criterion computes, it leaves out where the weight is 0.
+    A method with terms of its own extends it and names that as its `Loss`."""
     pixel: Weight = 0.0
     perceptual: Weight = 10.0
     network: Literal["pixels", "alexnet", "vgg19"] = "pixels"
@@ -183,7 +183,6 @@ class Criterion(nn.Module):
     def __init__(self, config: LossConfig, seed: int = 0, size: int = 64, beside: int = 0):
         super().__init__()
         self.config, self.game = config, GAMES[config.discriminator]
-        self.playing = config.adversarial > 0 and not config.adversarial_from
         self.teachers = {}  # networks that one method's own terms need, by name; frozen, and not saved
         self.perceptual = PixelPyramid(config.levels) if config.network == "pixels" else FeaturePyramid(
             load_features(config.network), TAPS[config.network], config.levels)
@@ -191,6 +190,11 @@ class Criterion(nn.Module):
         if config.adversarial:
             self.discriminator = create_discriminator(config.discriminator, config.discriminator_width, size, beside,
                                                       torch_generator(seed, "discriminator"))
+        self.play_at(0.0)
+
+    def play_at(self, progress: float):
+        "Whether the discriminator plays, when that share of the run is done."
+        self.playing = self.discriminator is not None and progress >= self.config.adversarial_from
 
     def reconstruction(self, prediction: torch.Tensor, target: torch.Tensor,
                        beside: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -203,7 +207,7 @@ class Criterion(nn.Module):
         self.discriminator.eval()  # the spectral norm moves on in the discriminator's own step only
         scores, fake = scored(self.discriminator, prediction, beside)
         terms["adversarial"] = config.adversarial * self.game.generator(scores)
-        if not fake: return terms
+        if not (fake and config.feature_matching): return terms
         # maps learn from both halves
         with torch.set_grad_enabled(beside is not None): _, real = scored(self.discriminator, target, beside)
         return terms | {"feature_matching": config.feature_matching * feature_matching(fake, real, config.matching)}

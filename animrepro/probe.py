@@ -17,7 +17,7 @@ from .data.puppets import Identity, sample_identity, truth_of
 from .data.store import FrameStore
 from .models.contract import Animator
 from .models.lia import Lia
-from .stats import Interval, clip_sums
+from .stats import Interval, clip_sums, draws
 
 # %% ../nbs/71_probe.ipynb #8baa32c4
 def flat_code(motion) -> torch.Tensor:
@@ -114,7 +114,7 @@ def explained(y: np.ndarray, guess: np.ndarray, mean: np.ndarray, clips: np.ndar
     "R² of guesses of `y (N, d)` against always answering `mean (d)`, with its 95 % interval over clips."
     lost, total = (clip_sums(((y - g) ** 2).sum(1), clips)[0] for g in (guess, mean))
     C = len(lost)
-    drawn = rng(0, "probe").multinomial(C, np.full(C, 1 / C), size=resamples)
+    drawn = draws(0, C, resamples, "probe")
     score = lambda weights: 1 - weights @ lost / np.maximum(weights @ total, 1e-12)
     low, high = np.quantile(score(drawn), (0.025, 0.975)) if C > 1 else (np.nan, np.nan)
     return Interval(float(score(np.ones(C))), float(low), float(high), C, len(y))

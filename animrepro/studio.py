@@ -202,9 +202,10 @@ def use_video(self):
     "Reads the beginning of the driving video, to show it and to look inside."
     self.say("")
     path = self.place.value.strip()
-    self.driving = Path(path) if path else (self.uploads(self.video) or [self.driving])[0]
-    self.seen = list(itertools.islice(iterate_frames(self.driving, self.model.config.size), LONGEST_LOOK))
-    self.shown = write_video(Path(self.folder.name) / "shown.mp4", self.seen, frame_rate(self.driving)).read_bytes()
+    video = Path(path) if path else (self.uploads(self.video) or [self.driving])[0]
+    seen = list(itertools.islice(iterate_frames(video, self.model.config.size), LONGEST_LOOK))
+    shown = write_video(Path(self.folder.name) / "shown.mp4", seen, frame_rate(video)).read_bytes()
+    self.driving, self.seen, self.shown = video, seen, shown  # only now: a path that cannot be read changes nothing
     self.played.value = self.shown
     self.time.max = len(self.seen) - 1
     self.look()

@@ -15,7 +15,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import UserError
+from .core import UserError, finished
 from .evaluate import CROSS, save_table
 from .evidence import (Evidence, collect, find_gains, names_of, place, pool, published, read_evidence,
     read_rows, run_folders, sweep_of, title_of, titles, variants)
@@ -133,7 +133,7 @@ def by_variant(part: pd.DataFrame, table: Table) -> pd.DataFrame:
 # %% ../nbs/75_tables.ipynb #f3054287
 def study_blocks(table: Table, title: str, evidence: Evidence) -> list[Block]:
     "The votes of people for a table of preferences, one block per data set; none where nobody was asked."
-    found = [pd.read_csv(p) for p in sorted((evidence.folder / "studies").glob("*.csv"))]
+    found = [pd.read_csv(p) for p in finished(evidence.folder / "studies", "*.csv")]
     lines = pd.concat([t[t["paper"] == table.paper] for t in found]) if found else pd.DataFrame()
     if lines.empty: return []
     percent = lambda low, high: [f"{100 * a:.1f} to {100 * b:.1f}" for a, b in zip(lines[low], lines[high])]
@@ -352,7 +352,7 @@ FAULTS = {
 def calibration_blocks(title: str, evidence: Evidence) -> list[Block]:
     "What each metric says of real frames with a known fault, one block per data set that was calibrated."
     blocks = []
-    for path in sorted((evidence.folder / "calibration").glob("*.csv")):
+    for path in finished(evidence.folder / "calibration", "*.csv"):
         lines = pd.read_csv(path)
         faults = {(d, v): FAULTS[d].format(v) for d, v in zip(lines["distortion"], lines["level"])}
         rows = [{

@@ -1,9 +1,10 @@
 """The command line with good and bad input, as a user meets it: exit codes, one line of error, nothing half-written."""
 import json, os, shutil, subprocess, sys
 from pathlib import Path
-import pytest
+import pytest, torch
 from PIL import Image
 from conftest import call
+from animrepro.checkpoint import load_weights, read_about, save_weights
 from animrepro.core import sha256
 from animrepro.data.puppets import render, sample_identity, sample_motion
 from animrepro.data.video import probe, write_video
@@ -66,6 +67,22 @@ def test_pipeline_leaves_rows_and_scores(project):
     assert scored["split"] == "test" and {"commit", "clean", "evaluate", "instruments", "seconds"} <= set(scored)
     assert (project / "scores/scores.csv").read_text().startswith(
         "dataset,scale,method,variant,seed,sources,metric,value,low,high,clips,frames,steps,run\n")
+
+
+def test_scores_on_other_data_do_not_take_the_place_of_a_run(project, tmp_path):
+    foreign = tmp_path / "weights.safetensors"
+    model, about = load_weights(project / "run/weights.safetensors"), read_about(project / "run/weights.safetensors")
+    kept = {k: v for k, v in about.items() if k not in ("config", "method")}
+    save_weights(foreign, model, about["method"], **kept | {"scale": "paper"})
+    refused(call(project, "evaluate", foreign, "tiny"), "scale paper", "--out")
+
+
+def test_protocols_of_papers_keep_to_the_split(monkeypatch, tmp_path):
+    from animrepro import cli as commands, evaluate
+    def asked(*args): raise KeyError(args[-1])
+    monkeypatch.setattr(evaluate, "evaluate", asked)
+    with pytest.raises(KeyError, match="valid"):
+        commands.measure_as("IW", None, None, evaluate.EvaluateConfig(), tmp_path, "valid", torch.device("cpu"))
 
 
 def test_animate_keeps_count_and_rate(project, tmp_path):

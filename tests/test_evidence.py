@@ -3,17 +3,16 @@ rules, README says what the record says."""
 import json, re, shutil
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
-from animrepro.archive import check_record
 from animrepro.claims import (Measured, claims_page, compare_runs, count_verdicts, find_verdict, measure, read_claims,
-    show_claims, stale_evidence)
+    show_claims, stale_evidence, training_table)
 from animrepro.cli import recompute
 from animrepro.readme import readme_drift, record_page, update_readme
-from animrepro.core import UserError, load_params
+from animrepro.core import UserError, load_params, sha256
 from animrepro.evaluate import run_name, save_rows, save_table, summarise
 from animrepro.judge import Rule, judge
 from animrepro.record import write_json
 from animrepro.stats import Interval
-from animrepro.archive import merge, promote, seal
+from animrepro.archive import check_record, merge, promote, record_rows, scored_weights, seal, training_folder
 from animrepro.evidence import collect, in_order, published, read_evidence, read_scores, sweep_of
 from animrepro.forms import MISSING, Block, escape_latex, to_latex, to_markdown
 from animrepro.tables import TABLES, disagreement, gather, published_blocks, write_tables
@@ -669,6 +668,27 @@ def promoted(tmp_path_factory):
     write_json(made / "figures" / "puppets_strengths.json", dict(correlation=0.2, low=0.1, high=0.3, clips=5))
     promote(project)
     return project
+
+
+def test_a_run_of_record_is_the_one_whose_weights_were_scored(project):
+    gather(project)
+    line = read_evidence(project / "results" / "run").scores.query("run == 'puppets-quick-implicit_warping-full-0'").iloc[0]
+    for name in ("mine", "puppets"):
+        folder = project / "results" / "run" / "train" / f"{name}-implicit_warping-0"
+        write_json(folder / "run.json", line[["dataset", "scale", "method", "variant", "seed"]].to_dict())
+        (folder / "weights.safetensors").write_bytes(name.encode())
+    scored = project / "results" / "run" / "evaluate" / "puppets-implicit_warping-0" / "rows.parquet"
+    write_json(scored.parent / "scored.json", dict(weights=sha256(folder / "weights.safetensors")))
+    assert training_folder(project, line, scored_weights(scored)) == folder
+    (folder / "weights.safetensors").write_bytes(b"trained again")
+    with pytest.raises(UserError, match="not those that were scored"): promote(project)
+
+
+def test_parts_of_a_killed_writer_are_not_read(recorded):
+    (recorded / "rows" / "components" / ".puppets.1@here.part.parquet").write_bytes(b"half")
+    (recorded / "runs" / ".puppets.1@here.part.json").write_bytes(b"half")
+    assert record_rows(recorded) and stale(recorded) == []
+    assert read_evidence(recorded).run_records() and training_table(read_evidence(recorded))
 
 
 @pytest.fixture

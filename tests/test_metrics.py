@@ -20,7 +20,7 @@ from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, reconstruc
 from animrepro.metrics.fid import Fid
 from animrepro.metrics.pixel import PSNR_CAP, blurred, jitter, l1, noised, psnr, shifted
 from animrepro.models.contract import create_model
-from animrepro.stats import bootstrap_mean, paired_difference
+from animrepro.stats import bootstrap_mean
 from animrepro.warp import make_grid
 from animrepro.weights import find_weights
 
@@ -440,13 +440,6 @@ def test_bootstrap_level_and_errors():
     wide, narrow = bootstrap_mean(values, clips, 0, level=0.99), bootstrap_mean(values, clips, 0, level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
     with pytest.raises(UserError, match="weighting"): bootstrap_mean(values, clips, 0, weighting="video")
-    with pytest.raises(UserError, match="same frames"): paired_difference(values, values[:-1], clips, 0)
-
-
-def test_paired_difference_drops_rows_missing_on_either_side():
-    a, b = np.array([1.0, 5, np.nan, 4]), np.array([0.0, np.nan, 1, 1])
-    i = paired_difference(a, b, ["x", "x", "y", "z"], seed=0)
-    assert (i.value, i.clips, i.frames) == (2, 2, 2)
 
 
 def test_end_point_error_of_true_puppet_flow():

@@ -6,12 +6,13 @@ from animrepro.avd import AvdConfig
 from animrepro.core import UserError, load_params, torch_generator, typed
 from animrepro.data.pairs import Batch
 from animrepro.inference import for_inference
+from animrepro.keypoints import hull_size
 from animrepro.losses import Criterion
-from animrepro.models.contract import check_run, create_model, methods
+from animrepro.models.contract import create_model, methods
 from animrepro.evaluate import EvaluateConfig
 from animrepro.metrics.landmarks import LandmarkConfig
 from animrepro.pose import PoseConfig
-from animrepro.train import TrainConfig, method_config
+from animrepro.train import TrainConfig, check_run, method_config
 
 METHODS = methods()
 TRAINABLE = sorted(set(METHODS) - {"copy"})
@@ -96,6 +97,28 @@ def test_presets_of_params_are_those_that_the_method_names(name):
     assert set(sections) - {"ablation"} == set(METHODS[name].presets)  # sweeps train some methods only
     for scale in sections:
         typed(METHODS[name].Config, method_config(load_params().methods, name, scale).model, f"{name}.{scale}")
+
+
+@pytest.mark.parametrize("name, bad", [("tpsmm", dict(dropout_rise=0.0)), ("tpsmm", dict(point_spread=1.5)),
+                                       ("tpsmm", dict(step=3)), ("implicit_warping", dict(features=18))])
+def test_values_that_would_fail_in_the_middle_are_refused(name, bad):
+    with pytest.raises(UserError, match=next(iter(bad))): create_model(name, SMALL[name] | bad)
+
+
+def test_keypoints_in_one_place_have_no_relative_mode():
+    with pytest.raises(UserError, match="--mode absolute"): hull_size(torch.zeros(1, 5, 2))
+
+
+@pytest.mark.parametrize("name", ["fomm", "tpsmm"])
+def test_crowding_is_paid_and_pulls_keypoints_apart(name):
+    model, drawn = create_model(name, SMALL[name]), pictures(4, 3, 32, 32)
+    batch = Batch(drawn[:2, None], drawn[2:], None, torch.tensor([1, 2]), 0)
+    def terms(**weights): return model(batch, Criterion(METHODS[name].Loss(levels=2, **weights)))[1]
+    assert "crowding" not in terms()
+    once, twice = (terms(crowding=weight)["crowding"] for weight in (1.0, 2.0))
+    assert 0 < once and torch.allclose(2 * once, twice)
+    twice.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.detector.parameters())
 
 
 def test_unknown_methods_are_refused_before_anything_runs():

@@ -12,10 +12,10 @@ from animrepro.evaluate import EvaluateConfig, Instruments, evaluate, save_rows,
 from animrepro.figures.frames import colour_of, continuity_figure, marker_of
 from animrepro.figures.scores import curves_figure, sources_figure
 from animrepro.figures.write import write_figures
-from animrepro.models.contract import check_run, create_model, method_class, methods
+from animrepro.models.contract import create_model, method_class, methods
 from animrepro.evidence import place, title_of
 from animrepro.tables import write_tables
-from animrepro.train import method_config, train
+from animrepro.train import check_run, method_config, train
 
 PARAMS = """
 run: {datasets: [tiny], methods: [fomm, one_map], seeds: [0]}

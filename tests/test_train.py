@@ -1,7 +1,7 @@
 "Training as a user meets it: killed, resumed, on several processes, with a discriminator, fine-tuned."
 import contextlib, csv, json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
-import psutil, pytest, torch
+import numpy as np, psutil, pytest, torch
 from safetensors.torch import load_file
 from conftest import call
 from animrepro.avd import AvdConfig
@@ -9,11 +9,11 @@ from animrepro.checkpoint import load_state, save_state
 from animrepro.core import UserError, sha256
 from animrepro.data.catalog import PuppetsEntry, prepare
 from animrepro.data.pairs import Draw, Pairs, loader
-from animrepro.data.store import FrameStore
+from animrepro.data.store import FrameStore, StoreWriter
 from animrepro.losses import LossConfig
 from animrepro.models.contract import create_model, method_class
 from animrepro.models.tpsmm import Tpsmm
-from animrepro.train import MethodConfig, TrainConfig, go_on_from, learner, pairs_of, start_from, train
+from animrepro.train import MethodConfig, TrainConfig, go_on_from, learner, pairs_of, signature, start_from, train
 
 ANIMREPRO = str(Path(sys.executable).parent / "animrepro")
 SMALL = dict(levels=2, width=8, ceiling=16, features=16, values=16, blocks=1, keypoints=4, extra=3)
@@ -158,6 +158,29 @@ def test_resuming_a_finished_run_does_nothing(store, tmp_path, monkeypatch):
     monkeypatch.setattr(animrepro.train, "code_digest", lambda: "of other code")
     run(store, tmp_path / "a", resume=True)
     assert before["run.json"] != (tmp_path / "a/run.json").stat().st_mtime_ns
+
+
+def test_a_finished_run_of_other_pictures_or_labels_is_not_kept(store, tmp_path):
+    marks = set()
+    for name, shade, labels in ("a", 0, True), ("b", 9, True), ("c", 0, False):
+        with StoreWriter(tmp_path / f"{name}.zip", 32) as writer:
+            frames = np.full((2, 32, 32, 3), shade, np.uint8)
+            writer.add("clip", "train", frames, 25, frames[..., 0] * 0 if labels else None)
+        marks.add(signature("fomm", MethodConfig(), 0, FrameStore(tmp_path / f"{name}.zip")))
+    assert len(marks) == 3
+
+
+def test_a_run_killed_after_its_last_step_tells_the_same_gradients(store, tmp_path, monkeypatch):
+    import animrepro.train
+    loss = LossConfig(levels=3, adversarial=0.1, adversarial_from=0.5, discriminator_width=8)
+    run(store, tmp_path / "a", loss)
+    def stop(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(animrepro.train, "gradients", stop)
+        with pytest.raises(KeyboardInterrupt): run(store, tmp_path / "b", loss)
+    run(store, tmp_path / "b", loss, resume=True)
+    whole, resumed = (json.loads((tmp_path / name / "run.json").read_text())["gradients"] for name in "ab")
+    assert resumed == whole and "adversarial" in whole["end"]
 
 
 def test_older_weights_do_not_stand_beside_a_killed_run(store, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Data sets from the web, end to end: each of the papers' lists against a server on this machine, with all that goes
 wrong out there."""
 import http.server, io, json, os, platform, shutil, signal, sys, tarfile, threading, time, zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest, yaml
 from click.testing import CliRunner
@@ -516,6 +517,25 @@ def test_fetch(site, tmp_path):
     refused(lambda: web.fetch(f"{site.address}/f", tmp_path / "g"), "the server answers 500")
     refused(lambda: web.fetch("http://127.0.0.1:9/f", tmp_path / "g"), "cannot be reached")
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["f"]
+
+
+def test_processes_that_want_the_same_file_fetch_it_once(site, tmp_path):
+    (site.root / "f").write_bytes(os.urandom(3000))
+    site.slow = lambda path: time.sleep(0.2)
+    with ThreadPoolExecutor(4) as pool:  # a lock is an open file's, so threads stand for processes
+        list(pool.map(lambda _: web.fetch(f"{site.address}/f", tmp_path / "f"), range(4)))
+    assert site.times("f") == 1 and (tmp_path / "f").read_bytes() == (site.root / "f").read_bytes()
+    assert not half_written(tmp_path)
+
+
+@pytest.mark.parametrize("hashes", [None, {"mine": "0" * 64}])
+def test_videos_that_the_user_put_there_stay(tmp_path, hashes):
+    video = tmp_path / "videos" / "mine.mp4"
+    video.parent.mkdir()
+    write_video(video, movie(), 25)
+    piece = web.Piece("mine#0", "mine", "train", 0, 10, (0, 0, 96, 96), (192, 96))
+    web.fetch_and_cut("mine", [piece], web.Source(hashes=hashes), tmp_path, 32, threading.Event())
+    assert video.is_file()
 
 
 # The published lists

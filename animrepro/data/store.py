@@ -119,6 +119,10 @@ class FrameStore:
         "Indices of the clips of a split."
         return [i for i, c in enumerate(self.clips) if c.split == name]
 
+    def content(self) -> list[tuple[str, int]]:
+        "Name and checksum of each member: what tells stores of the same clips apart."
+        return [(i.filename, i.CRC) for i in self._archive.infolist()]
+
     def _damaged(self, member: str) -> UserError:
         return UserError(f"{self.path}: {member} is missing or damaged; delete the file and prepare the data set again")
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'PAUSE', 'TIMEOUT', 'PASSING', 'YANDEX', 'FINAL', 'BOXES', 'VOX_FPS', 'VOX_SHORTEST', 'VOX_SMALLEST', 'LISTS',
-           'LOSSLESS', 'VIDEO', 'fetch', 'direct', 'unpack', 'fetch_video', 'Piece', 'Missing', 'read_boxes',
+           'LOSSLESS', 'VIDEO', 'alone', 'fetch', 'direct', 'unpack', 'fetch_video', 'Piece', 'Missing', 'read_boxes',
            'read_tubes', 'minute_marks', 'read_tracks', 'list_file', 'read_list', 'span', 'pixels', 'clip_path',
            'cut_video', 'disk_need', 'read_hashes', 'Source', 'fetch_and_cut', 'gather', 'write_missing']
 
 # %% ../../nbs/16_data.web.ipynb #4e9913c7
-import csv, json, lzma, os, re, shutil, tarfile, threading, time, zipfile, zlib
+import contextlib, csv, fcntl, json, lzma, os, re, shutil, tarfile, threading, time, zipfile, zlib
 import http.client, urllib.error, urllib.parse, urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -39,13 +39,34 @@ def _transfer(url: str, part: Path):
         if part.stat().st_size < due: raise ConnectionError(f"{part.stat().st_size} of {due} bytes came")
 
 # %% ../../nbs/16_data.web.ipynb #7b5fc17c
+@contextlib.contextmanager
+def alone(path: Path):
+    "Lets one process at a time work on `path`; the others wait. Leaves no file behind."
+    lock, mine = path.with_name(f".{path.name}.lock"), False
+    while not mine:
+        held = open(lock, "w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        # whoever held it before has taken it away: then this is no lock any more
+        with contextlib.suppress(FileNotFoundError): mine = os.path.samestat(os.fstat(held.fileno()), os.stat(lock))
+        if not mine: held.close()
+    try: yield
+    finally:
+        lock.unlink()
+        held.close()
+
 def fetch(url: str, path: str | Path, digest: str | None = None) -> Path:
     """Fetches `url` to `path`, going on where an earlier try broke off. With a `digest` (SHA-256) nothing else is
-    kept, and a file already there is checked."""
+    kept, and a file already there is checked. Of several processes that want the same file one fetches it."""
     path = Path(path)
-    if path.is_file() and digest in (None, sha256(path)): return path
-    part = path.with_name(path.name + ".part")
+    here = lambda: path.is_file() and digest in (None, sha256(path))
+    if here(): return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path):
+        if not here(): _fetch(url, path, digest)
+    return path
+
+def _fetch(url: str, path: Path, digest: str | None):
+    part = path.with_name(path.name + ".part")
     for left in reversed(range(TRIES)):
         try:
             _transfer(url, part)
@@ -69,7 +90,6 @@ def fetch(url: str, path: str | Path, digest: str | None = None) -> Path:
             " was kept"
         )
     os.replace(part, path)
-    return path
 
 # %% ../../nbs/16_data.web.ipynb #cb665505
 YANDEX = "https://cloud-api.yandex.net/v1/disk/public/resources/download"
@@ -411,15 +431,16 @@ def fetch_and_cut(video: str, pieces: list[Piece], source: Source, root: Path, s
     """All clips of one video: the video's SHA-256, if it came, and what is missing. Whatever goes wrong with this
     video is a reason, not an error."""
     path, digest, expected = root / "videos" / f"{video}.mp4", None, (source.hashes or {}).get(video)
+    ours = not path.is_file()
     try:
-        if not path.is_file(): fetch_video(source.address.replace("{id}", video), path, stop, source.options)
+        if ours: fetch_video(source.address.replace("{id}", video), path, stop, source.options)
         digest = sha256(path)
         if expected not in (None, digest):
             raise UserError(
                 f"SHA-256 is {digest[:12]}…, expected {expected[:12]}…; the video was changed or coded anew")
         missing = cut_video(path, pieces, root / str(size), size, stop)
     except UserError as e: missing = [Missing(p.name, video, str(e)) for p in pieces]
-    if missing or not source.keep: path.unlink(missing_ok=True)
+    if ours and (missing or not source.keep): path.unlink(missing_ok=True)  # nobody else's copy
     return digest, missing
 
 # %% ../../nbs/16_data.web.ipynb #39929232

@@ -14,13 +14,13 @@ import matplotlib
 import numpy as np, pandas as pd, torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from ..core import UserError, rng, to_float
+from ..core import UserError, to_float
 from ..data.puppets import FRAMINGS, Identity, Motion, correspondence, render, sample_identity, truth_of
 from ..data.store import Clip, FrameStore
 from ..evaluate import EvaluateConfig, scored_frames, source_frames
 from .frames import COLOURS, EXTRA, GREY, SOURCES, Example, redraw, show, styled
 from ..models.contract import Animator
-from ..stats import bootstrap_mean
+from ..stats import bootstrap_mean, draws
 
 # %% ../../nbs/77_figures.attention.ipynb #29ca8627
 def mixture(shares: torch.Tensor) -> np.ndarray:
@@ -200,7 +200,7 @@ def strength_numbers(table: pd.DataFrame, resamples: int = 2000) -> dict:
     # (clips, 3)
     sums = pd.DataFrame(dict(sv=s * v, ss=s * s, vv=v * v)).groupby(used["clip"].to_numpy()).sum().to_numpy()
     correlation = lambda x: x[..., 0] / np.sqrt(x[..., 1] * x[..., 2] + 1e-12)
-    drawn = rng(0, "strengths").multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples) @ sums
+    drawn = draws(0, len(sums), resamples, "strengths") @ sums
     low, high = np.quantile(correlation(drawn), (0.025, 0.975))
     split = used.groupby("visible").strength.mean()
     return dict(counts, correlation=float(correlation(sums.sum(0))), low=float(low), high=float(high),

@@ -14,7 +14,6 @@ import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from ..core import rng
 from ..data.puppets import render
 from ..data.store import FrameStore
 from ..evidence import Evidence, names_of, sweep_of, title_of
@@ -23,7 +22,7 @@ from .frames import COLOURS, GREY, colour_of, legend_above, marker_of, seed_dots
 from ..forms import as_gain, name_variant
 from ..judge import beats_copy
 from ..probe import Probe, concentration
-from ..stats import Interval, bootstrap_mean, crossed_mean
+from ..stats import Interval, bootstrap_mean, crossed_mean, draws
 from ..tables import Table
 
 # %% ../../nbs/79_figures.scores.ipynb #43541ebb
@@ -287,7 +286,7 @@ def gap_numbers(table: pd.DataFrame, method: str = "tpsmm", than: str = "fomm", 
         wide = means.unstack().reset_index()
         wide = wide.assign(lead=wide[method] - wide[than]).dropna(subset="lead")
         parts = wide.groupby(["clip", "quarter"], observed=False).lead.agg(["sum", "count"]).unstack()
-        drawn = rng(0, "gap").multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=resamples)
+        drawn = draws(0, len(parts), resamples, "gap")
         with np.errstate(invalid="ignore"):  # few clips: a draw may hold no frame of a quarter
             means = {
                 q: [

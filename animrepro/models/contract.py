@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Rendering', 'Animator', 'forward', 'reconstruct', 'teachers', 'check_size', 'check_mode', 'channels_last',
            'finish_training', 'each_source', 'each_frame', 'average_sources', 'NoConfig', 'Copy', 'known_methods',
-           'methods', 'method_class', 'create_model', 'section_of', 'check_run']
+           'methods', 'method_class', 'create_model', 'section_of']
 
 # %% ../../nbs/40_models.contract.ipynb #75526120
 import importlib, pkgutil, sys
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from torch import nn
 from ..blocks import check_multiple
-from ..core import Params, UserError, extend, torch_generator, typed
+from ..core import UserError, extend, torch_generator, typed
 from ..losses import LossConfig
 from ..warp import make_grid
 
@@ -210,21 +210,3 @@ def section_of(methods: dict, method: str, scale: str, dataset: str | None = Non
         known = section.get(part)
         section[part] = {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
     return section, f"{where}.datasets.{dataset}"
-
-def check_run(params: Params):
-    """Raises `UserError` unless every method of `run` in `params.yaml` exists and has, at the scale of every data
-    set, a section whose architecture its `Config` accepts. Costs a second, and a misspelled name would cost hours."""
-    for dataset in params.run.datasets:
-        if dataset not in params.datasets:
-            raise UserError(
-                f"params.yaml: run.datasets: {dataset}: no such data set; known are {', '.join(params.datasets)}")
-    named = [(part, name) for part in ("methods", "baselines") for name in getattr(params.run, part)]
-    for part, name in named:
-        try: cls = method_class(name)
-        except UserError as e: raise UserError(f"params.yaml: run.{part}: {e}") from e
-        if sum(name == other for _, other in named) > 1:
-            raise UserError(f"params.yaml: run.{part}: {name} is named twice; once is enough")
-        for dataset in params.run.datasets:
-            section, where = section_of(params.methods, name, params.datasets[dataset]["scale"], dataset)
-            for part, config in ("model", cls.Config), ("loss", cls.Loss):
-                typed(config, section.get(part), f"{where}.{part}")

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 from ..attention import CrossAttention, attend, drop_regions
 from ..blocks import ResBlock, UNet, UpBlock, constant_start, conv, norm, retouch, seeded_init
-from ..core import Depth, Extent, Length, Positive, Share, Side, Weight, extend, full_precision
+from ..core import Depth, Extent, Length, Positive, Share, Side, UserError, Weight, extend, full_precision
 from ..keypoints import KeypointDetector, Keypoints
 from ..losses import Criterion, equivariance
 from .contract import Animator, Mode, Rendering
@@ -126,6 +126,7 @@ class ImplicitWarping(Animator):
         super().__init__()
         self.config, self.top_k = config, None
         self.check_size(config.size, config.size)
+        if config.features % 4: raise UserError(f"features: {config.features} is no multiple of 4, as positions need")
         self.detector = KeypointDetector(config.keypoints, config.detector_width, config.detector_levels,
                                          config.ceiling, config.temperature, config.detector_step, config.spread)
         self.query = SpatialEncoder(config.keypoints, config)

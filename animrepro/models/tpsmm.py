@@ -13,12 +13,12 @@ __all__ = ['POINTS', 'Config', 'PointRegressor', 'candidate_maps', 'dropout_soft
 import math
 import torch, torch.nn.functional as F
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 from torch import nn
 from ..avd import AvdNetwork, disentangle
 from ..blocks import constant_start, conv, doubled, seeded_init
-from ..core import (Depth, Extent, Length, Positive, Share, Side, UserError, Weight, exact, extend,
-    full_precision, torch_generator)
+from ..core import (Decay, Depth, Extent, Length, Positive, Range, Share, Side, UserError, Weight, exact,
+    extend, full_precision, torch_generator)
 from ..data.pairs import Batch
 from ..dense_motion import BackgroundPredictor, background_loss, background_map, heatmap_change
 from ..hourglass import Downsample, GrowBlock, Hourglass, NormResBlock, SameBlock, down_blocks
@@ -46,12 +46,12 @@ class Config:
     dropout: Literal["code", "paper"] = "code"
     dropout_start: Share = 0.1
     dropout_max: Share = 0.3
-    dropout_rise: Share = 0.1
+    dropout_rise: Annotated[float, Range(1e-6, 1)] = 0.1
     dropout_until: Share = 0.35
-    point_spread: Weight = 0.0
+    point_spread: Decay = 0.0
     resnet_width: Length = 64
     resnet_norm: Literal["batch", "instance", "group"] = "batch"
-    step: Depth = 4
+    step: Literal[1, 2, 4, 8] = 4
     motion_width: Length = 64
     motion_levels: Depth = 5
     motion_ceiling: Length = 1024

@@ -228,9 +228,10 @@ def losses(self, batch: Batch, criterion: Criterion) -> tuple[Rendering, dict[st
     rendering = self.render(source, motion)
     terms = criterion.reconstruction(rendering.frame, batch.driving)
     weights = criterion.config
+    # asked for from the first step on: a missing network should not end a run in its middle
+    network = face_network(str(batch.driving.device)) if weights.identity else None
     if weights.identity and batch.progress >= weights.identity_from:
-        strange = self.render(source, DrivingCode(motion.vector.roll(1, 0))).frame
-        network, first = face_network(str(batch.driving.device)), batch.sources[:, 0]
+        strange, first = self.render(source, DrivingCode(motion.vector.roll(1, 0))).frame, batch.sources[:, 0]
         terms["identity"] = weights.identity * identity_loss(network, rendering.frame, batch.driving, strange, first)
     return rendering, terms
 
