@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SOURCE_METRICS', 'QUARTERS', 'r2_panel', 'heat_panel', 'probe_figure', 'probe_numbers', 'curves_figure',
-           'sources_figure', 'speed_figure', 'Arm', 'read_arm', 'variant_label', 'gains_over_copy', 'gains_over_base',
-           'gain_panel', 'sweep_figure', 'pose_gaps', 'by_gap', 'gap_numbers', 'quarter_mean', 'gap_figure']
+           'sources_figure', 'sources_of_record', 'speed_figure', 'Arm', 'read_arm', 'variant_label', 'gains_over_copy',
+           'gains_over_base', 'gain_panel', 'sweep_figure', 'pose_gaps', 'by_gap', 'gap_numbers', 'quarter_mean',
+           'gap_figure']
 
 # %% ../../nbs/79_figures.scores.ipynb #f3bdb135
 import itertools, math
@@ -146,6 +147,14 @@ def sources_figure(pooled: pd.DataFrame, copy: pd.DataFrame, scores: pd.DataFram
         ax.set(xlabel="sources", title=SOURCE_METRICS[metric], xticks=sorted(set(pooled.sources)))
     legend_above(fig, dict(zip(*axes[0].get_legend_handles_labels()[::-1])))
     return fig
+
+def sources_of_record(record: Evidence, dataset: str) -> Figure | str:
+    "The same of the runs of record on a data set at the quick scale, or a line that says that there are none."
+    ours = lambda t: t[(t.dataset == dataset) & (t.scale == "quick") & (t.variant == "full") & (sweep_of(t) == "")]
+    seeds, pooled = ours(record.scores), ours(record.pooled[record.pooled.minus == ""])
+    if not len(seeds): return f"no runs of record on {dataset}"
+    trained = lambda t: t[t.method != "copy"]
+    return sources_figure(trained(pooled), seeds[seeds.method == "copy"], trained(seeds))
 
 # %% ../../nbs/79_figures.scores.ipynb #46872c9f
 @styled
