@@ -295,8 +295,8 @@ def evaluate(weights: str, dataset: str, sources: tuple[int, ...], protocols: tu
     about = dict(method="copy", seed=0, steps=0, variant="full") if weights == "copy" else read_about(weights)
     label, scale = dataset_label(dataset, entry), about.get("scale", entry["scale"])
     if out is None and (about.get("dataset", label), scale) != (label, entry["scale"]):
-        raise UserError(f"{weights}: was trained on {about.get('dataset', label)} at the scale {scale}, so its scores on"
-                        f" {dataset} need a folder of their own; name it with --out")
+        raise UserError(f"{weights}: was trained on {about.get('dataset', label)} at the scale {scale}, so its scores"
+                        f" on {dataset} need a folder of their own; name it with --out")
     model = create_model("copy") if weights == "copy" else load_weights(weights, device)
     config = typed(EvaluateConfig, load_params().evaluate, "params.yaml: evaluate")
     if sources: config = replace(config, sources=sources)

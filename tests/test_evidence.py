@@ -672,7 +672,8 @@ def promoted(tmp_path_factory):
 
 def test_a_run_of_record_is_the_one_whose_weights_were_scored(project):
     gather(project)
-    line = read_evidence(project / "results" / "run").scores.query("run == 'puppets-quick-implicit_warping-full-0'").iloc[0]
+    scores = read_evidence(project / "results" / "run").scores
+    line = scores.query("run == 'puppets-quick-implicit_warping-full-0'").iloc[0]
     for name in ("mine", "puppets"):
         folder = project / "results" / "run" / "train" / f"{name}-implicit_warping-0"
         write_json(folder / "run.json", line[["dataset", "scale", "method", "variant", "seed"]].to_dict())
