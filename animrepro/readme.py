@@ -93,7 +93,7 @@ def scores_block(record: Evidence) -> str:
     return markdown_lines(heads, rows) + f"\n\n{what}." * bool(what)
 
 # %% ../nbs/82_readme.ipynb #675acc78
-FINDINGS = ("more_sources_psnr", "better_than_fomm", "tpsmm_l1", "single_source_akd", "lia_meaning")
+FINDINGS = ("more_sources_psnr", "better_than_fomm", "tpsmm_l1", "lia_l1", "lia_meaning")
 
 def findings_block(claims: tuple[Claim, ...], verdicts: list[Verdict]) -> str:
     "A line per finding: the claim, the verdict on it, and the first number that decided it."
