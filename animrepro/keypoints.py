@@ -100,7 +100,6 @@ def crowding(points: torch.Tensor, reach: float = 0.1) -> torch.Tensor:
     lack = F.relu(reach - (points[:, :, None] - points[:, None]).square().sum(-1))
     return lack.sum((1, 2)) - reach * points.shape[1]  # a point is always near itself
 
-
 # %% ../nbs/26_keypoints.ipynb #7a52fcd1
 class KeypointDetector(nn.Module):
     """Finds K keypoints with strengths in pictures `(B, 3, H, W)`; works at their size divided by `step` (IW, Fig.

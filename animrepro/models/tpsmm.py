@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from torch import nn
 from ..avd import AvdNetwork, disentangle
 from ..blocks import constant_start, conv, doubled, seeded_init
-from ..core import (Decay, Depth, Extent, Length, Positive, Range, Share, Side, UserError, Weight, exact,
+from ..core import (Depth, Extent, Length, Positive, Range, Share, Side, UserError, Weight, exact,
     extend, full_precision, torch_generator)
 from ..data.pairs import Batch
 from ..dense_motion import BackgroundPredictor, background_loss, background_map, heatmap_change
@@ -48,7 +48,7 @@ class Config:
     dropout_max: Share = 0.3
     dropout_rise: Annotated[float, Range(1e-6, 1)] = 0.1
     dropout_until: Share = 0.35
-    point_spread: Decay = 0.0
+    point_spread: Annotated[float, Range(0, 0.99)] = 0.0
     resnet_width: Length = 64
     resnet_norm: Literal["batch", "instance", "group"] = "batch"
     step: Literal[1, 2, 4, 8] = 4
