@@ -112,13 +112,13 @@ def reconstruct_clip(model: Animator, frames: torch.Tensor, config: EvaluateConf
     codes = [model.motion(frames[part].to(device)) for part in batches]
     for count in config.sources:
         source = model.encode(frames[source_frames(count, len(frames))][None].to(device))
-        parts, drawn = [], []
+        parts, drawn, followed = [], [], surface is not None and count == 1  # the truth knows one source's flow
         for part, code in zip(batches, codes):
             target = frames[part].to(device)
-            rendering = model.render(source, code, extras=bool(surface) and count == 1)
+            rendering = model.render(source, code, extras=followed)
             drawn.append(eight_bits(rendering.frame))
             row = dict(sources=count, frame=part, **instruments.score(rendering.frame, target))
-            if surface and count == 1 and "flow" in rendering.extras:
+            if followed and "flow" in rendering.extras:
                 now = slice(ts.index(part[0]), ts.index(part[-1]) + 1)
                 row["epe"] = end_point_error(rendering.extras["flow"].cpu(), torch.from_numpy(surface.flow[now]),
                                              torch.from_numpy(surface.valid[now])).numpy()

@@ -110,7 +110,7 @@ def test_keypoints_in_one_place_have_no_relative_mode():
 
 
 @pytest.mark.parametrize("name", ["fomm", "tpsmm"])
-def test_crowding_is_paid_and_pulls_keypoints_apart(name):
+def test_crowding_is_paid_and_reaches_the_detector(name):
     model, drawn = create_model(name, SMALL[name]), pictures(4, 3, 32, 32)
     batch = Batch(drawn[:2, None], drawn[2:], None, torch.tensor([1, 2]), 0)
     def terms(**weights): return model(batch, Criterion(METHODS[name].Loss(levels=2, **weights)))[1]
